@@ -1,0 +1,144 @@
+"""Trains a CLIP: python -m stages.clip CONFIG [key.path=value …] [--init WEIGHTS]"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from open_clip import CLIP, ClipLoss
+from torch import Tensor, nn
+
+from stages.data import Batch, DataConfig, validation_batches
+from stages.export import provenance
+from stages.fit import Preview, Watch, fit, stream
+from stages.run import OptimConfig, Run, RunConfig, command
+from stages.samples import captions_of
+from stages.shards import Faults, find, read
+from stages.state import begin
+from unclip.clip import ClipConfig, build_net, export, normalise
+from unclip.config import Share, build, config, to_dict
+from unclip.tokenizer import Tokenizer, used_merges
+
+
+@config
+class ObjectiveConfig:
+    """`crop`: a random square of at least this share of the picture is seen; 1 is the whole picture."""
+
+    crop: Share = 0.9
+
+
+@config
+class ClipRun:
+    """The config file of a CLIP. `vocabulary`: "clip", its whole BPE; "data", the merges that the training captions use."""
+
+    vocabulary: Literal["clip", "data"] = "clip"
+    model: ClipConfig
+    data: DataConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig
+    run: RunConfig
+
+    def __post_init__(self) -> None:
+        if self.run.accumulate > 1:
+            raise ValueError(
+                f"run.accumulate = {self.run.accumulate}: a contrastive loss sees one micro-batch only, so accumulation"
+                " changes it; raise run.batch or use more processes"
+            )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The contrastive loss of pictures and captions (arXiv 2103.00020), negatives from all processes."""
+
+    settings: ClipRun
+    model: ClipConfig
+    tokenizer: Tokenizer
+    rank: int = 0
+    world: int = 1
+
+    def __call__(self, net: nn.Module, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        """The loss, and whether each picture finds its caption in the batch and each caption its picture."""
+        assert batch.images is not None
+        images = random_square(batch.images, self.settings.objective.crop, rng) if net.training else batch.images
+        ids, _ = self.tokenizer(batch.captions, self.model.context)
+        image, text, scale = net(normalise(images, self.model), ids.to(images.device))
+        world = self.world if net.training else 1
+        loss = ClipLoss(local_loss=True, gather_with_grad=True, rank=self.rank, world_size=world)(
+            image.float(), text.float(), scale.float().clamp(max=100)  # arXiv 2103.00020, section 2.5
+        )
+        hits = (image @ text.T).argmax(dim=1) == torch.arange(len(image), device=image.device)
+        return {"loss": loss.expand(len(image)), "accuracy": hits.float()}
+
+
+def train(values: dict[str, Any], init: str | None) -> None:
+    """Trains a CLIP from the tables of its config file."""
+    settings = build(ClipRun, values, "clip config")
+    run = Run(settings.run, settings.optim, to_dict(settings) | {"init": init or ""})
+    if run.finished:
+        return run.say("finished before; nothing to do")
+    model = settings.model
+    if settings.vocabulary == "data":
+        model = dataclasses.replace(model, merges=used_merges(all_captions(settings.data)))
+    torch.manual_seed(settings.run.seed)
+    state = begin(build_net(model), run, init)
+    accelerator = state.accelerator
+    objective = Objective(
+        settings, model, Tokenizer(model.merges), accelerator.process_index, accelerator.num_processes
+    )
+    validation = validation_batches(settings.data, settings.run.batch, settings.run.validation)
+    watch = Watch(
+        validation,
+        lambda net: preview(net, objective, validation),
+        lambda state: export(state.average, model, run.weights, provenance(state, run)),
+    )
+    fit(state, objective, stream(settings.data, state, run), run, watch)
+
+
+def all_captions(data: DataConfig) -> Iterator[str]:
+    """Every caption of the training shards; damaged samples are left out."""
+    shards = find(data.shards, "data.shards")
+    for raw in read(shards, range(len(shards.paths)), ("txt", "json"), Faults()):
+        with contextlib.suppress(ValueError):
+            yield from captions_of(raw)
+
+
+def preview(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -> Preview:
+    """How often a validation picture's caption is the nearest, and among the nearest five, of all validation captions."""
+    assert isinstance(net, CLIP)
+    images, texts = [], []
+    device = next(net.parameters()).device
+    with torch.no_grad():
+        for batch in validation:
+            assert batch.images is not None
+            images.append(net.encode_image(normalise(batch.images.to(device), objective.model), normalize=True))
+            ids, _ = objective.tokenizer(batch.captions, objective.model.context)
+            texts.append(net.encode_text(ids.to(device), normalize=True))
+    scores = torch.cat(images) @ torch.cat(texts).T
+    ranks = (scores > scores.diagonal()[:, None]).sum(dim=1)
+    numbers = {f"recall_at_{k}": float((ranks < k).float().mean()) for k in (1, 5)}
+    return Preview(numbers=numbers | {"logit_scale": float(net.logit_scale.exp())})
+
+
+def random_square(
+    images: Float[Tensor, "b c h w"], share: float, rng: torch.Generator
+) -> Float[Tensor, "b c h w"]:
+    """A random square of each picture, at least `share` of its area, enlarged to the picture's size (bilinear)."""
+    if share == 1:
+        return images
+    low = math.sqrt(share)
+    side = low + (1 - low) * torch.rand(len(images), generator=rng)
+    places = (2 * torch.rand(len(images), 2, generator=rng) - 1) * (1 - side)[:, None]
+    theta = torch.zeros(len(images), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, :, 2] = places
+    where = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, where, padding_mode="border", align_corners=False)
+
+
+if __name__ == "__main__":
+    command(train)

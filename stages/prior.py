@@ -1,0 +1,152 @@
+"""Trains the diffusion prior: python -m stages.prior CONFIG [key.path=value …] [--init WEIGHTS]"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages.data import Batch, DataConfig, validation_batches
+from stages.embeddings import ClipSource, completed, image_emb, open_clip, prompts
+from stages.export import export
+from stages.fit import Preview, Watch, fit, stream
+from stages.run import OptimConfig, Run, RunConfig, command
+from stages.state import State, begin
+from unclip.clip import Clip
+from unclip.conditioning import prior_cond
+from unclip.config import PositiveFloat, Share, build, config, to_dict
+from unclip.diffusion.losses import simple
+from unclip.diffusion.process import Process, ProcessConfig, power_times
+from unclip.models.prior import Prior, PriorConfig
+from unclip.noise import generator
+from unclip.priors import DiffusionPrior
+from unclip.stage import Sampling, Stage
+
+POINTS = 64  # times at which the analytic variance's table is measured
+
+
+@config
+class ObjectiveConfig:
+    """`text_drop`: share of samples trained without text, for guidance. `min_snr`: gamma of min-SNR weights."""
+
+    text_drop: Share = 0.1
+    min_snr: PositiveFloat | None = None
+
+
+@config
+class PriorRun:
+    """The config file of a prior."""
+
+    model: PriorConfig
+    process: ProcessConfig = ProcessConfig(predicts="x0", variance="analytic")
+    sampling: Sampling = Sampling(sampler="ddpm", steps=64, threshold="none")
+    clip: ClipSource
+    data: DataConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig
+    run: RunConfig
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Mean squared error of the un-noised image embedding (arXiv 2204.06125, section 2.2), text dropped at random."""
+
+    settings: PriorRun
+    process: Process
+    core: Prior
+    clip: Clip
+
+    def __call__(self, net: nn.Module, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        """Per-sample losses."""
+        x0, xt, eps, t = self.noised(batch, rng)
+        words = prompts(self.clip, self.settings.clip, batch, self.core)
+        keep = torch.rand(len(t), generator=rng).to(t.device) >= self.settings.objective.text_drop
+        cond = prior_cond(self.core, self.clip, words, keep & words.keep)
+        out = net(xt, t, cond)
+        return {"loss": simple(self.process, out, x0, eps, t, self.settings.objective.min_snr)}
+
+    def noised(self, batch: Batch, rng: torch.Generator, t: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x0, xt, eps and t for a batch; t is drawn unless given."""
+        x0 = self.core.standardise(image_emb(self.clip, self.settings.clip, batch))
+        times = torch.randint(1, self.process.schedule.timesteps + 1, (len(x0),), generator=rng)
+        times = (times if t is None else torch.full_like(times, t)).to(x0.device)
+        eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+        return x0, self.process.schedule.noised(x0, eps, times), eps, times
+
+
+def train(values: dict[str, Any], init: str | None) -> None:
+    """Trains a prior from the tables of its config file."""
+    settings = build(PriorRun, completed(values), "prior config")
+    run = Run(settings.run, settings.optim, to_dict(settings) | {"init": init or ""})
+    if run.finished:
+        return run.say("finished before; nothing to do")
+    torch.manual_seed(settings.run.seed)
+    core = Prior(settings.model)
+    state = begin(core, run, init)
+    clip = open_clip(settings.clip, settings.data, state.accelerator.device)
+    objective = Objective(settings, Process(settings.process), core, clip)
+    validation = validation_batches(settings.data, settings.run.batch, settings.run.validation)
+    watch = Watch(
+        validation,
+        lambda net: preview(net, objective, validation),
+        lambda state: finish(state, objective, run, validation),
+    )
+    fit(state, objective, stream(settings.data, state, run), run, watch)
+
+
+def preview(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -> Preview:
+    """How embeddings drawn for validation captions compare: cosine to the true one, to the text, to another caption's image."""
+    settings, clip = objective.settings, objective.clip
+    stage = Stage("prior", net, objective.process, settings.sampling)
+    batch = validation[0].to(next(net.parameters()).device)
+    truth = image_emb(clip, settings.clip, batch)
+    words = prompts(clip, settings.clip, batch, objective.core)
+    drawn = DiffusionPrior(stage, clip, candidates=1).draw(words, range(len(truth)))
+    cosines = F.cosine_similarity(drawn[:, None], truth[None], dim=-1)
+    ranks = (cosines >= cosines.diagonal()[:, None]).sum(dim=1)
+    numbers = {
+        "cos_true": cosines.diagonal().mean(),
+        "cos_unrelated": cosines.roll(1, dims=1).diagonal().mean(),
+        "cos_text": F.cosine_similarity(drawn, words.text.emb).mean(),
+        "recall_at_1": (ranks == 1).float().mean(),
+        "norm": net.standardise(drawn).norm(dim=-1).mean(),
+    }
+    return Preview(numbers={name: float(value) for name, value in numbers.items()})
+
+
+def eps_power(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -> tuple[float, ...]:
+    """E||eps_theta||² / d at POINTS times: what the analytic variance needs (arXiv 2201.06503, eq. 8)."""
+    schedule, table = objective.process.schedule, []
+    device = next(net.parameters()).device
+    for number, t in enumerate(power_times(schedule.timesteps, POINTS)):
+        powers = []
+        for index, batch in enumerate(validation):
+            batch = batch.to(device)
+            _, xt, _, times = objective.noised(batch, generator("eps_power", number, index), t)
+            cond = prior_cond(objective.core, objective.clip, prompts(objective.clip, objective.settings.clip, batch, net))
+            with torch.no_grad():
+                estimate = objective.process.read(net(xt, times, cond), xt, t)
+            powers.append(schedule.eps(estimate.x0, xt, t).square().mean(dim=-1))
+        table.append(round(float(torch.cat(powers).mean()), 6))
+    return tuple(table)
+
+
+def finish(state: State, objective: Objective, run: Run, validation: Sequence[Batch]) -> None:
+    """Exports the averaged net, with what the analytic variance needs if it samples by one."""
+    settings, process = objective.settings, objective.settings.process
+    if process.variance == "analytic" and validation:
+        device = state.accelerator.device
+        data = torch.cat([objective.noised(batch.to(device), generator("variance"), 1)[0] for batch in validation])
+        process = dataclasses.replace(
+            process,
+            eps_power=eps_power(state.average, objective, validation),
+            data_variance=round(float(data.var(dim=0).mean()), 6),
+        )
+    export(state, run, settings.model, process, settings.sampling, {"clip": objective.clip.fingerprint})
+
+
+if __name__ == "__main__":
+    command(train)

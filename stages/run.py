@@ -1,0 +1,164 @@
+"""A training command: its command line, its run folder, its log."""
+
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+from PIL import Image
+
+from unclip.checkpoint import read_header
+from unclip.cli.shell import run as run_app
+from unclip.config import Natural, NonNegativeFloat, Positive, PositiveFloat, Share, config, differences, override, read_toml
+from unclip.errors import UnclipError
+from unclip.version import VERSION
+
+
+@config
+class OptimConfig:
+    """AdamW with decoupled weight decay (none on vectors), warm-up over `warmup` steps, then constant or cosine to 0.
+
+    `clip` bounds the gradient's norm. `ema` is the decay of the weights' moving average, approached as
+    1 - (1 + step) ** -ema_power so that early weights are forgotten.
+    """
+
+    lr: PositiveFloat
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    warmup: Natural = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip: PositiveFloat | None = 1.0
+    ema: Share = 0.9999
+    ema_power: PositiveFloat = 0.75
+
+
+@config
+class RunConfig:
+    """The run itself. `batch` is per process and micro-step; `accumulate` of them make one optimizer step.
+
+    `precision` "auto" is bf16 on CUDA and fp32 elsewhere: few CPUs have bf16 arithmetic, and others emulate it 20 times slower.
+    Every number called `*_every` counts optimizer steps; `keep` is how many states to resume from are kept. `previews` is
+    how many samples a preview draws, from validation data with seeds 0, 1, …; `validation` how many samples are validated on.
+    """
+
+    out: str
+    steps: Positive
+    batch: Positive
+    accumulate: Positive = 1
+    seed: Natural = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    log_every: Positive = 50
+    save_every: Positive = 1000
+    keep: Positive = 2
+    validate_every: Positive = 1000
+    validation: Natural = 256
+    preview_every: Positive = 1000
+    previews: Natural = 16
+    tensorboard: bool = False
+
+
+class Run:
+    """A run folder: `config.json`, `log.jsonl`, `samples/`, `states/` to resume from, and `weights.safetensors`."""
+
+    def __init__(self, settings: RunConfig, optim: OptimConfig, config: Mapping[str, Any]) -> None:
+        """Opens the folder, new or to be resumed. Raises UnclipError when it holds a run of another config."""
+        self.settings, self.optim, self.config = settings, optim, config
+        self.folder = Path(settings.out)
+        self.main = int(os.environ.get("RANK", "0")) == 0
+        if self.main:
+            self._claim(json.loads(json.dumps(config)))
+        self._board = _tensorboard(self.folder) if settings.tensorboard and self.main else None
+
+    @property
+    def states(self) -> Path:
+        """Where what resumes is kept."""
+        return self.folder / "states"
+
+    @property
+    def weights(self) -> Path:
+        """The trained net, as the product loads it."""
+        return self.folder / "weights.safetensors"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the weights of the last step are there, so that nothing is left to do."""
+        return self.weights.is_file() and read_header(self.weights).provenance.get("step") == self.settings.steps
+
+    def log(self, step: int, **values: float) -> None:
+        """Adds a row to `log.jsonl` and, if it is on, to TensorBoard."""
+        if not self.main:
+            return
+        row = {"step": step, "time": round(time.time(), 1), **{key: round(value, 6) for key, value in values.items()}}
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._board is not None:
+            for key, value in values.items():
+                self._board.add_scalar(key, value, step)
+
+    def say(self, text: str) -> None:
+        """One line for a person, from the main rank."""
+        if self.main:
+            print(f"{self.folder}: {text}", file=sys.stderr, flush=True)
+
+    def sheet(self, step: int, image: Image.Image) -> None:
+        """Keeps a sheet of samples."""
+        folder = self.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"step-{step:07d}.png"
+        partial = path.with_suffix(".part")
+        image.save(partial, format="PNG")
+        partial.replace(path)
+
+    def _claim(self, config: dict[str, Any]) -> None:
+        path = self.folder / "config.json"
+        if path.is_file():
+            changed = differences(json.loads(path.read_text(encoding="utf-8")), config)
+            if changed:
+                raise UnclipError(
+                    f"{self.folder} holds a run of another config, which differs in {', '.join(changed)};"
+                    " give run.out another folder, or the config it had"
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if any(self.folder.iterdir()):
+            raise UnclipError(f"{self.folder} is not empty and holds no run; give run.out another folder")
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def command(train: Callable[[dict[str, Any], str | None], None]) -> None:
+    """Runs `train` on a config file with overrides from the command line; the main of every `python -m stages.NAME`."""
+    app = App(help=sys.modules[train.__module__].__doc__, help_format="plaintext", help_formatter="plain", version=VERSION)
+
+    @app.default
+    def main(
+        config: Path, *overrides: str, init: Annotated[Path | None, Parameter(name="--init")] = None
+    ) -> None:
+        """Train. The same command, run again, goes on where it stopped.
+
+        Parameters
+        ----------
+        config
+            A TOML file.
+        overrides
+            key.path=value, such as optim.lr=1e-4.
+        init
+            A checkpoint whose weights to start from, without optimizer state.
+        """
+        values = override(read_toml(config), overrides)
+        train(values, None if init is None else str(init))
+
+    run_app(app)
+
+
+def _tensorboard(folder: Path) -> Any:
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UnclipError("run.tensorboard = true, but tensorboard is not installed; pip install 'unclip[tensorboard]'")
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))

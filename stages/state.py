@@ -1,0 +1,137 @@
+"""What resumes: net, optimizer, moving average, step, and where each rank stands in the data."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from ema_pytorch import EMA
+from torch import Tensor, nn
+
+from stages.run import OptimConfig, Run
+from unclip.checkpoint import load_strictly, read_header, read_tensors
+from unclip.errors import UnclipError
+
+NAME = re.compile(r"step-(\d+)\.pt")
+
+
+@dataclass(eq=False)
+class State:
+    """A training in progress. `net` is wrapped for training, `core` the bare module inside; `samples` were seen so far."""
+
+    accelerator: Accelerator
+    core: nn.Module
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: EMA
+    step: int = 0
+    samples: int = 0
+    positions: list[Any] = field(default_factory=list)
+
+    @property
+    def position(self) -> Any:
+        """Where this rank stands in the data; None at the beginning."""
+        return self.positions[self.accelerator.process_index] if self.positions else None
+
+    @property
+    def average(self) -> nn.Module:
+        """The net with averaged weights, in evaluation mode: what is validated, previewed and exported."""
+        return self.ema.ema_model.eval()
+
+
+def begin(core: nn.Module, run: Run, init: str | None = None) -> State:
+    """A training of `core` at its start, or where the run folder's newest state stands.
+
+    `init` names a checkpoint to take weights from at the start. Raises UnclipError when it does not fit.
+    """
+    settings, optim = run.settings, run.optim
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", gradient_accumulation_steps=settings.accumulate)
+    if init is not None:
+        read_header(init)  # says in one line what is wrong with the file
+        load_strictly(core, read_tensors(init), init)
+        core.requires_grad_(True)
+    core.to(accelerator.device)
+    # the average is built from the bare net: of a wrapped one no name would match, and it would never move
+    ema = EMA(
+        core,
+        beta=optim.ema,
+        update_every=1,  # the library's default of 10 does not rescale beta
+        update_after_step=0,
+        power=optim.ema_power,
+        include_online_model=False,
+        use_foreach=True,
+        param_or_buffer_names_no_ema={name for name, _ in core.named_buffers()},  # copied: a mask of -inf has no average
+    )
+    net, optimizer = accelerator.prepare(core, _adamw(core, optim))
+    state = State(accelerator, core, net, optimizer, ema.to(accelerator.device))
+    newest = _saved(run.states)[-1:]
+    if newest:
+        _restore(state, newest[0])
+    return state
+
+
+def save(state: State, run: Run, position: Any) -> None:
+    """Writes the state, whole or not at all, and deletes all but the newest `run.keep`. Every rank calls it."""
+    state.positions = gather_object([position])
+    if run.main:
+        run.states.mkdir(exist_ok=True)
+        path = run.states / f"step-{state.step:08d}.pt"
+        partial = path.with_suffix(".part")
+        try:
+            torch.save(_contents(state), partial)
+            os.replace(partial, path)
+        except RuntimeError as error:  # torch's word for a full disk
+            raise UnclipError(f"{path}: could not be written: {str(error).splitlines()[0]}") from None
+        finally:
+            partial.unlink(missing_ok=True)
+        for old in _saved(run.states)[: -run.settings.keep]:
+            old.unlink()
+    state.accelerator.wait_for_everyone()
+
+
+def _contents(state: State) -> dict[str, Any]:
+    return {
+        "net": state.core.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "ema": state.ema.state_dict(),
+        "step": state.step,
+        "samples": state.samples,
+        "positions": state.positions,
+    }
+
+
+def _restore(state: State, path: Path) -> None:
+    try:
+        saved = torch.load(path, map_location=state.accelerator.device, weights_only=True)
+        state.core.load_state_dict(saved["net"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.ema.load_state_dict(saved["ema"])
+        state.step, state.samples, state.positions = saved["step"], saved["samples"], saved["positions"]
+    except Exception as error:  # noqa: BLE001 (a damaged file can fail in any way)
+        raise UnclipError(f"{path}: cannot be resumed from ({type(error).__name__}); delete it to use the one before") from None
+    ranks = state.accelerator.num_processes
+    if len(state.positions) != ranks:
+        raise UnclipError(f"{path}: written by {len(state.positions)} processes, this run has {ranks}; resume with as many")
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The states in a folder, oldest first; whatever else lies there is left alone."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in found if NAME.fullmatch(path.name))
+
+
+def _adamw(core: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    decayed, plain = _split([parameter for parameter in core.parameters() if parameter.requires_grad])
+    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
+
+
+def _split(parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Matrices, and what is no matrix: gains, biases, scales."""
+    return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]

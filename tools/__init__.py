@@ -1,0 +1,1 @@
+"""Programs for people: make the demo world, embed, reproduce all trainings, evaluate, benchmark, draw figures."""

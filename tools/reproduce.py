@@ -1,0 +1,141 @@
+"""Runs all trainings of a config folder in order and leaves a system that draws pictures.
+
+    python -m tools.reproduce configs/tiny
+
+render shards → train clip → embed → train prior, decoder, both upsamplers → write the system folder → sample a sheet.
+Every step is the command a person would type, and each goes on where it stopped, so this does too.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cyclopts import App
+
+from unclip.cli.shell import run
+from unclip.config import Natural, Positive, config, load, read_toml
+from unclip.errors import UnclipError
+
+app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
+
+
+@config
+class Renders:
+    """One set of shards: `count` training pictures and `validation` others of the i.i.d. test split."""
+
+    count: Positive
+    validation: Positive
+    size: Positive
+    crop: Positive | None = None
+
+
+@config
+class Plan:
+    """`reproduce.toml` of a config folder. `upsamplers` name the configs beside it, each with its renders."""
+
+    name: str
+    out: str
+    pictures: Renders
+    upsamplers: dict[str, Renders]
+    prompts: tuple[str, ...]
+    each: Positive = 4
+    seed: Natural = 0
+    shard: Positive = 1000
+    workers: Positive = 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of the plan, and what a person calls it."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+@app.default
+def reproduce(folder: Path, *, out: Path | None = None, scale: float = 1.0) -> None:
+    """Reproduce a system from its CONFIG folder.
+
+    Parameters
+    ----------
+    folder
+        Holds reproduce.toml, clip.toml, prior.toml, decoder.toml and one config per upsampler.
+    out
+        Where everything goes; default: what reproduce.toml says.
+    scale
+        Share of the data and of each training's steps; below 1 for a quick look at the whole chain.
+    """
+    plan = load(Plan, folder / "reproduce.toml")
+    if not 0 < scale <= 1:
+        raise UnclipError(f"--scale {scale}: expected a share above 0 and up to 1")
+    root = out or Path(plan.out)
+    start = time.time()
+    for step in steps(plan, folder, root, scale):
+        began = time.time()
+        print(f"== {step.name}: {' '.join(step.words)}", flush=True)
+        code = subprocess.run([sys.executable, *step.words], check=False).returncode
+        if code:
+            raise UnclipError(f"{step.name} failed with exit code {code}; mend it and run the same command again")
+        print(f"== {step.name}: {time.time() - began:.0f} s", flush=True)
+    print(
+        f"== the system is {root / 'system'}, its sheet lies in {root / 'sheet'}; {(time.time() - start) / 60:.1f} min"
+    )
+
+
+def steps(plan: Plan, folder: Path, root: Path, scale: float) -> Iterator[Step]:
+    """The plan's commands in order; the system folder is written between the trainings and the sheet."""
+    data, runs, clip = root / "data", root / "runs", root / "runs" / "clip" / "weights.safetensors"
+    yield from _renders(plan, plan.pictures, data / "pictures", scale)
+    for name, renders in plan.upsamplers.items():
+        yield from _renders(plan, renders, data / name, scale)
+    yield _training("clip", folder, runs, data / "pictures", scale)
+    for split in ("train", "validation"):
+        source, target = data / "pictures" / split, data / "embedded" / split
+        yield Step(f"embed {split}", ("-m", "tools.embed", str(source), str(target), "--clip", str(clip)))
+    for name in ("prior", "decoder"):
+        yield _training(name, folder, runs, data / "embedded", scale, f"clip.path={clip}")
+    for name in plan.upsamplers:
+        yield _training(name, folder, runs, data / name, scale)
+    assemble(plan, runs, root / "system")
+    sheet = ("-m", "unclip", "generate", *plan.prompts, "--model", str(root / "system"))
+    yield Step("sheet", (*sheet, "-n", str(plan.each), "--seed", str(plan.seed), "--out", str(root / "sheet")))
+
+
+def assemble(plan: Plan, runs: Path, folder: Path) -> None:
+    """Gathers trained weights into a system folder."""
+    names = ["clip", "prior", "decoder", *plan.upsamplers]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copyfile(runs / name / "weights.safetensors", folder / f"{name}.safetensors")
+    files = ", ".join(f'"{name}.safetensors"' for name in plan.upsamplers)
+    (folder / "system.toml").write_text(f'name = "{plan.name}"\nupsamplers = [{files}]\n', encoding="utf-8")
+
+
+def _renders(plan: Plan, renders: Renders, folder: Path, scale: float) -> Iterator[Step]:
+    for split, world, count in (("train", "train", renders.count), ("validation", "test", renders.validation)):
+        words = ["-m", "tools.world", str(folder / split), "--count", str(max(1, round(count * scale)))]
+        words += ["--size", str(renders.size), "--split", world, "--seed", str(plan.seed), "--shard", str(plan.shard)]
+        words += ["--crop", str(renders.crop)] if renders.crop else []
+        yield Step(f"render {folder.name}/{split}", (*words, "--workers", str(plan.workers)))
+
+
+def _training(name: str, folder: Path, runs: Path, data: Path, scale: float, *more: str) -> Step:
+    """The training command of one stage; `name` is its config's, and of the program too but for upsamplers."""
+    program = name if name in ("clip", "prior", "decoder") else "upsampler"
+    path = folder / f"{name}.toml"
+    overrides = [f"run.out={runs / name}", f"data.shards={data / 'train'}", f"data.validation={data / 'validation'}"]
+    if scale < 1:
+        overrides.append(f"run.steps={max(2, round(_configured_steps(path) * scale))}")
+    return Step(f"train {name}", ("-m", f"stages.{program}", str(path), *overrides, *more))
+
+
+def _configured_steps(path: Path) -> int:
+    return read_toml(path)["run"]["steps"]
+
+
+if __name__ == "__main__":
+    run(app)

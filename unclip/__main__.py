@@ -1,0 +1,5 @@
+"""`python -m unclip`, the same as `unclip`."""
+
+from unclip.cli import main
+
+main()

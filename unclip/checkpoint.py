@@ -1,0 +1,124 @@
+"""Safetensors files that describe themselves: what net, its config, the CLIP it belongs to, and where it came from."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unclip.config import Natural, build, config, to_dict
+from unclip.errors import UnclipError
+
+N = TypeVar("N", bound=nn.Module)
+
+FORMAT = 1
+KEY = "unclip"  # the entry of the safetensors header that holds ours
+
+
+@config
+class Header:
+    """What a file says of itself. `parents` maps a role ("clip") to the fingerprint of the net it was trained against."""
+
+    format: Natural = FORMAT
+    net: str
+    model: dict[str, Any]
+    process: dict[str, Any] = Field(default_factory=dict)
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    parents: dict[str, str] = Field(default_factory=dict)
+    fingerprint: str = ""
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+def save(path: str | Path, tensors: Mapping[str, Tensor], header: Header, dtype: torch.dtype | None = None) -> None:
+    """Writes a checkpoint, floating-point tensors cast to `dtype` if given; it appears whole under its name or not at all.
+
+    The header's fingerprint is computed here.
+    """
+    path = Path(path)
+    header = dataclasses.replace(header, fingerprint=fingerprint(tensors))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    kept = {name: _cast(tensor.detach().cpu(), dtype).contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(kept, str(partial), metadata={KEY: json.dumps(to_dict(header))})
+        partial.replace(path)
+    except SafetensorError as error:  # the library's word for a full disk, among others
+        raise UnclipError(f"{path}: could not be written: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_header(path: str | Path) -> Header:
+    """The header of a checkpoint, without its tensors. Raises UnclipError for whatever is no checkpoint of ours."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise UnclipError(f"{path}: no such file; expected an unclip checkpoint (.safetensors)") from None
+    except (SafetensorError, OSError) as error:
+        raise UnclipError(f"{path}: damaged, cut short or no safetensors file ({error}); get or write it again") from None
+    if KEY not in metadata:
+        raise UnclipError(f"{path}: a safetensors file of some other program: its header has no {KEY!r} entry")
+    values = json.loads(metadata[KEY])
+    if values.get("format") != FORMAT:
+        raise UnclipError(f"{path}: checkpoint format {values.get('format')}; this version of unclip reads {FORMAT}")
+    return build(Header, values, f"{path}: header")
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU, floating-point ones as float32."""
+    with safe_open(str(path), framework="pt") as file:
+        return {name: _cast(file.get_tensor(name), torch.float32) for name in file.keys()}  # noqa: SIM118 (no mapping)
+
+
+def load(path: str | Path, net_type: type[N], device: torch.device | str = "cpu") -> tuple[N, Header]:
+    """The net in a checkpoint, in evaluation mode and without gradients, and the file's header.
+
+    The caller names the type; a file that holds another net is refused, and so is any missing, extra or misshapen tensor.
+    """
+    header = read_header(path)
+    expected = net_type.__name__.lower()
+    if header.net != expected:
+        raise UnclipError(f"{path}: holds a {header.net}; expected a {expected}")
+    config_type = typing.get_type_hints(net_type.__init__)["config"]
+    with torch.device("meta"):
+        net = net_type(build(config_type, header.model, f"{path}: header: model"))
+    load_strictly(net, read_tensors(path), path)
+    return net.to(device).eval().requires_grad_(False), header
+
+
+def load_strictly(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Gives `net` (on the meta device or not) these tensors. Raises UnclipError that names the first that does not fit."""
+    wanted = net.state_dict()
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    shapes = [name for name in sorted(wanted.keys() & tensors.keys()) if wanted[name].shape != tensors[name].shape]
+    for problem, names in (("missing", missing), ("extra", extra)):
+        if names:
+            raise UnclipError(f"{path}: {len(names)} {problem} tensor(s) for this net, the first is {names[0]!r}")
+    if shapes:
+        name = shapes[0]
+        raise UnclipError(f"{path}: {name!r} is {list(tensors[name].shape)}; the net wants {list(wanted[name].shape)}")
+    net.load_state_dict(dict(tensors), assign=True)
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors cast to float16, so that saving them again, in half or full precision, changes nothing."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = _cast(tensors[name].detach().cpu(), torch.float16).contiguous()
+        digest.update(f"{name}{list(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor

@@ -1,0 +1,23 @@
+"""The `unclip` command. Nothing here imports torch before a command runs, so that `--help` answers at once."""
+
+from cyclopts import App
+
+from unclip.cli.generate import generate
+from unclip.cli.inspect import inspect
+from unclip.cli.shell import run
+from unclip.version import VERSION
+
+app = App(
+    name="unclip",
+    help="Open unCLIP: draws pictures from text through CLIP's image embeddings.",
+    version=VERSION,
+    help_format="plaintext",
+    help_formatter="plain",
+)
+app.command(generate)
+app.command(inspect)
+
+
+def main() -> None:
+    """The entry point of the `unclip` script."""
+    run(app)

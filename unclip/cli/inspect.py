@@ -1,0 +1,72 @@
+"""`unclip inspect`."""
+
+import json
+import math
+from pathlib import Path
+
+
+def inspect(*paths: Path) -> None:
+    """Say what files hold: a checkpoint (net, size, config, origin), a system folder, or the recipe of a picture.
+
+    Parameters
+    ----------
+    paths
+        Checkpoints (.safetensors), system folders or pictures (.png).
+    """
+    from unclip.errors import UnclipError
+
+    if not paths:
+        raise UnclipError("nothing to inspect: expected a checkpoint, a system folder or a picture")
+    for path in paths:
+        print(_describe(path))
+
+
+def _describe(path: Path) -> str:
+    from unclip.images import read_recipe
+
+    if path.is_dir():
+        return _system(path)
+    if path.suffix.lower() == ".png":
+        return f"{path}: a picture\n{_indented(read_recipe(path))}"
+    return _checkpoint(path)
+
+
+def _checkpoint(path: Path) -> str:
+    from safetensors import safe_open
+
+    from unclip.checkpoint import read_header
+    from unclip.config import to_dict
+
+    header = to_dict(read_header(path))
+    with safe_open(str(path), framework="pt") as file:
+        slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 (no mapping)
+        shapes = [part.get_shape() for part in slices]
+        kinds = sorted({part.get_dtype() for part in slices})
+    count = sum(math.prod(shape) for shape in shapes)
+    if header["model"].get("merges"):
+        header["model"]["merges"] = f"{len(header['model']['merges'])} merges"
+    size = path.stat().st_size / 1e6
+    title = f"{path}: a {header['net']}, {count:,} values in {len(shapes)} tensors ({', '.join(kinds)}), {size:.1f} MB"
+    return f"{title}\n{_indented(header)}"
+
+
+def _system(folder: Path) -> str:
+    import torch
+
+    from unclip.folder import open_parts
+
+    parts = open_parts(folder, torch.device("cpu"), torch.float32)
+    stages = [parts.prior, parts.decoder, *parts.upsamplers]
+    lines = [f"{folder}: the system {parts.config.name!r}, all parts fit together"]
+    lines.append(f"  clip: {parts.config.clip} ({parts.clip.fingerprint[:12]})")
+    for stage in stages:
+        count = sum(parameter.numel() for parameter in stage.net.parameters())
+        how = stage.sampling
+        lines.append(
+            f"  {stage.name}: {count:,} parameters, predicts {stage.process.config.predicts};"
+            f" {how.sampler}, {how.steps} steps, guidance {how.guidance:g}"
+        )
+    return "\n".join(lines)
+
+def _indented(values: dict) -> str:
+    return "\n".join(f"  {line}" for line in json.dumps(values, indent=2, ensure_ascii=False).splitlines()[1:-1])

@@ -1,0 +1,136 @@
+"""A frozen CLIP through open_clip: image and text embeddings, hidden text states, and a fingerprint."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from jaxtyping import Bool, Float, Int
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from pydantic import Field
+from torch import Tensor
+
+from unclip.checkpoint import Header, load_strictly, read_header, read_tensors, save
+from unclip.config import Positive, build, config, to_dict
+from unclip.errors import UnclipError
+from unclip.images import square
+from unclip.tokenizer import Tokenizer
+
+Triple = tuple[float, float, float]
+
+
+@config
+class ClipConfig:
+    """An architecture in open_clip's words (`vision` and `text` are its vision_cfg and text_cfg) and what stands around it.
+
+    `quick_gelu` has no default: a wrong one is silent and moves every embedding. `merges` as in Tokenizer.
+    `normalize`: embeddings are L2-normalised.
+    """
+
+    embed_dim: Positive
+    quick_gelu: bool
+    vision: dict[str, Any]
+    text: dict[str, Any]
+    mean: Triple = OPENAI_DATASET_MEAN
+    std: Triple = OPENAI_DATASET_STD
+    merges: tuple[str, ...] | None = Field(default=None, repr=False)
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        for name, kind in (("vision", CLIPVisionCfg), ("text", CLIPTextCfg)):
+            unknown = getattr(self, name).keys() - {field.name for field in fields(kind)}
+            if unknown:
+                raise ValueError(f"{name}: open_clip has no key {sorted(unknown)[0]!r} there")
+
+    @property
+    def context(self) -> int:
+        """How many text tokens the net reads, start and end included."""
+        return self.text.get("context_length", CLIPTextCfg().context_length)
+
+    @property
+    def text_width(self) -> int:
+        """Width of the hidden text states."""
+        return self.text.get("width", CLIPTextCfg().width)
+
+
+@dataclass(frozen=True)
+class Text:
+    """What CLIP makes of prompts: their embeddings, the last hidden states (after the final LayerNorm), the token mask.
+
+    States and mask are None where embeddings come from a file that holds no states.
+    """
+
+    emb: Float[Tensor, "b d"]
+    hidden: Float[Tensor, "b l w"] | None
+    mask: Bool[Tensor, "b l"] | None
+
+
+def build_net(config: ClipConfig) -> open_clip.CLIP:
+    """open_clip's model of this config, freshly initialised."""
+    text = config.text | {"vocab_size": Tokenizer(config.merges).vocabulary}
+    try:
+        return open_clip.CLIP(config.embed_dim, dict(config.vision), text, quick_gelu=config.quick_gelu)  # type: ignore[arg-type]
+    except (TypeError, ValueError, AssertionError, ZeroDivisionError) as error:
+        raise UnclipError(f"open_clip cannot build this CLIP: {error}") from None
+
+
+class Clip:
+    """A CLIP whose weights are read when they are first used, never trained, and always in evaluation mode."""
+
+    def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
+        """Opens a checkpoint that `export` wrote. Raises UnclipError when the file is none."""
+        self.path, self.device = Path(path), torch.device(device)
+        self.header = read_header(path)
+        if self.header.net != "clip":
+            raise UnclipError(f"{path}: holds a {self.header.net}; expected a clip")
+        self.config = build(ClipConfig, self.header.model, f"{path}: header: model")
+        self.tokenizer = Tokenizer(self.config.merges)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the embedding space: equal for equal weights, whatever the precision of the file."""
+        return self.header.fingerprint
+
+    @functools.cached_property
+    def net(self) -> open_clip.CLIP:
+        """open_clip's module."""
+        net = build_net(self.config)
+        load_strictly(net, read_tensors(self.path), self.path)
+        return net.to(self.device).eval().requires_grad_(False)
+
+    def image_emb(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Embeddings of pictures in [-1, 1] of any size: the centre square, resized (bicubic, antialiased) to CLIP's own."""
+        with torch.no_grad():
+            emb = self.net.encode_image(normalise(images.to(self.device), self.config))
+            return self._scaled(emb.float())
+
+    def text(self, prompts: Sequence[str]) -> Text:
+        """Embeddings and hidden states of prompts; warns where one is cut."""
+        ids, mask = self.tokenizer(prompts, self.config.context)
+        return self.encode(ids.to(self.device), mask.to(self.device))
+
+    def encode(self, ids: Int[Tensor, "b l"], mask: Bool[Tensor, "b l"]) -> Text:
+        """Embeddings and hidden states of token ids."""
+        with torch.no_grad():
+            out = self.net.forward_intermediates(text=ids, text_indices=1, normalize=False)
+            hidden = self.net.ln_final(out["text_intermediates"][-1])
+            return Text(self._scaled(out["text_features"].float()), hidden.float(), mask)
+
+    def _scaled(self, emb: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        return torch.nn.functional.normalize(emb, dim=-1) if self.config.normalize else emb
+
+
+def normalise(images: Float[Tensor, "b 3 h w"], config: ClipConfig) -> Float[Tensor, "b 3 s s"]:
+    """Pictures in [-1, 1] as a CLIP of this config wants them: its size, its mean and standard deviation."""
+    size = config.vision.get("image_size", CLIPVisionCfg().image_size)
+    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (config.mean, config.std))
+    return ((square(images, size) + 1) / 2 - mean) / std
+
+
+def export(net: open_clip.CLIP, config: ClipConfig, path: str | Path, provenance: dict[str, Any]) -> None:
+    """Writes a CLIP as a checkpoint that `Clip` opens; done before anything is embedded with it."""
+    save(path, net.state_dict(), Header(net="clip", model=to_dict(config), provenance=provenance))

@@ -1,0 +1,111 @@
+"""A system on disk: a folder with `system.toml` that names one checkpoint per stage."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from unclip.checkpoint import Header
+from unclip.clip import Clip
+from unclip.config import Positive, build, config, load
+from unclip.errors import UnclipError
+from unclip.models.decoder import Decoder
+from unclip.models.prior import Prior
+from unclip.models.upsampler import Upsampler
+from unclip.stage import Sampling, Stage, open_stage
+
+FILE = "system.toml"
+
+
+@config
+class SamplingTable:
+    """Sampling settings of `system.toml` that replace those a file recommends; one table per stage."""
+
+    prior: dict[str, Any] = Field(default_factory=dict)
+    decoder: dict[str, Any] = Field(default_factory=dict)
+    upsamplers: tuple[dict[str, Any], ...] = ()
+
+
+@config
+class SystemConfig:
+    """The contents of `system.toml`: files beside it, and where wanted other sampling than these recommend.
+
+    `candidates` is how many embeddings the prior draws to keep the best. `allow_mixed_clip` lets stages through that were
+    trained on the embeddings of different CLIPs.
+    """
+
+    name: str
+    clip: str = "clip.safetensors"
+    prior: str = "prior.safetensors"
+    decoder: str = "decoder.safetensors"
+    upsamplers: tuple[str, ...] = ()
+    candidates: Positive = 2
+    allow_mixed_clip: bool = False
+    sampling: SamplingTable = SamplingTable()
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The opened files of a system, and their headers by role."""
+
+    config: SystemConfig
+    clip: Clip
+    prior: Stage[Prior]
+    decoder: Stage[Decoder]
+    upsamplers: tuple[Stage[Upsampler], ...]
+    headers: dict[str, Header]
+
+
+def open_parts(folder: str | Path, device: torch.device, dtype: torch.dtype) -> Parts:
+    """Everything that `folder` names, on `device`. Raises UnclipError for parts that are missing or do not fit together."""
+    folder = Path(folder)
+    if not (folder / FILE).is_file():
+        raise UnclipError(f"{folder}: no system there; expected a folder with {FILE}")
+    system = load(SystemConfig, folder / FILE)
+    clip = Clip(folder / system.clip, device)
+    headers = {"clip": clip.header}
+
+    def stage(name: str, file: str, net_type: type, changes: dict[str, Any]) -> Stage:
+        opened, headers[name] = open_stage(name, folder / file, net_type, device, dtype)
+        return with_sampling(opened, changes, f"{folder / FILE}: sampling of {name}")
+
+    prior = stage("prior", system.prior, Prior, system.sampling.prior)
+    decoder = stage("decoder", system.decoder, Decoder, system.sampling.decoder)
+    changes = system.sampling.upsamplers or ({},) * len(system.upsamplers)
+    if len(changes) != len(system.upsamplers):
+        raise UnclipError(f"{folder / FILE}: {len(changes)} sampling.upsamplers for {len(system.upsamplers)} upsamplers")
+    upsamplers = []
+    for file, change in zip(system.upsamplers, changes, strict=True):
+        opened = stage(f"upsampler {file}", file, Upsampler, change)
+        upsamplers.append(replace(opened, name=f"upsampler-{opened.net.config.size}"))
+    parts = Parts(system, clip, prior, decoder, tuple(upsamplers), headers)
+    _check(parts, folder)
+    return parts
+
+
+def with_sampling(stage: Stage, changes: dict[str, Any], where: str) -> Stage:
+    """The stage with some sampling settings replaced, checked as a config is. Raises UnclipError beginning with `where`."""
+    kept = {field.name: getattr(stage.sampling, field.name) for field in fields(stage.sampling)}
+    return replace(stage, sampling=build(Sampling, kept | changes, where))
+
+
+def _check(parts: Parts, folder: Path) -> None:
+    """That all stages were trained on this CLIP, and that each upsampler starts where the stage before it ends."""
+    for name, header in parts.headers.items():
+        parent = header.parents.get("clip")
+        if parent not in (None, parts.clip.fingerprint) and not parts.config.allow_mixed_clip:
+            raise UnclipError(
+                f"{folder}: the {name} was trained on CLIP {parent[:12]} but the system's CLIP is"
+                f" {parts.clip.fingerprint[:12]}; use matching files, or set allow_mixed_clip = true in {FILE}"
+            )
+    dims = {parts.clip.config.embed_dim, parts.prior.net.config.image_emb, parts.decoder.net.config.image_emb}
+    if len(dims) > 1:
+        raise UnclipError(f"{folder}: CLIP, prior and decoder disagree on the embedding's size: {sorted(dims)}")
+    size = parts.decoder.net.config.size
+    for stage in parts.upsamplers:
+        made = stage.net.config
+        if size * made.scale != made.size:
+            raise UnclipError(f"{folder}: an upsampler makes {made.size} px from {made.size // made.scale}, but gets {size}")
+        size = made.size

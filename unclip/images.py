@@ -1,0 +1,97 @@
+"""PIL and uint8 on one side, float32 NCHW in [-1, 1] on the other; resizing, grids, and recipes inside PNGs."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image, ImageOps, PngImagePlugin
+from torch import Tensor
+
+from unclip.errors import UnclipError
+
+RECIPE = "unclip"  # the PNG text chunk that holds a picture's recipe
+
+
+def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
+    """The pixels of a PIL image, in [-1, 1]; transparency is laid on white."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    return pixels.permute(2, 0, 1).float() / 127.5 - 1
+
+
+def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:
+    """A PIL image of pixels in [-1, 1]; what lies outside is clipped, and values are rounded to the nearest grey level."""
+    pixels = ((image.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def resize(images: Float[Tensor, "b c h w"], size: int | tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:
+    """Images resized to `size` (a number means a square), bicubic and antialiased; computed in float32."""
+    size = (size, size) if isinstance(size, int) else size
+    if images.shape[-2:] == size:
+        return images
+    # half precision has no antialiased kernel on the CPU
+    return F.interpolate(images.float(), size=size, mode="bicubic", antialias=True).to(images.dtype)
+
+
+def square(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c size size"]:
+    """The centre square of images, resized to `size`."""
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(images[..., top : top + side, left : left + side], size)
+
+
+def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
+    """Pictures of one size laid out in rows of `columns` (default: as square as can be), white between them."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    width, height = images[0].size
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for k, image in enumerate(images):
+        sheet.paste(image, ((k % columns) * (width + gap), (k // columns) * (height + gap)))
+    return sheet
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The picture in a file, upright. Raises UnclipError when there is none, or one that cannot be read."""
+    try:
+        image = Image.open(path)
+        return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise UnclipError(f"{path}: no such picture") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnclipError(f"{path}: not a readable picture: {error}") from None
+
+
+def save_png(image: Image.Image, path: str | Path, recipe: Mapping[str, Any] | None = None) -> None:
+    """Writes a PNG whose metadata hold `recipe`; it appears whole under its name or not at all, and replaces nothing.
+
+    Raises FileExistsError when the name is taken.
+    """
+    info = PngImagePlugin.PngInfo()
+    if recipe is not None:
+        info.add_itxt(RECIPE, json.dumps(recipe, ensure_ascii=False))
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        image.save(partial, format="PNG", pnginfo=info)
+        os.link(partial, path)  # unlike a rename, fails when the name is taken
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The recipe inside a picture. Raises UnclipError when the file is no picture of ours."""
+    text = getattr(open_image(path), "text", {}).get(RECIPE)
+    if text is None:
+        raise UnclipError(f"{path}: holds no recipe; only PNGs that unclip wrote, and nobody saved again, do")
+    return json.loads(text)

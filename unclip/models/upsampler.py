@@ -1,0 +1,78 @@
+"""An upsampler (2204.06125, section 2.1): from a picture to one of `scale` times its side. No text, no attention."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+from unclip.config import Positive, config
+from unclip.errors import UnclipError
+from unclip.images import resize
+from unclip.models.unet import UNet, UNetConfig
+from unclip.nn.embedding import TimeEmbedding
+
+
+@config
+class UpsamplerConfig:
+    """The shape of an upsampler; `size` is the side of the pictures it makes (training crops are smaller)."""
+
+    unet: UNetConfig
+    size: Positive
+    scale: Positive = 4
+    learned_variance: bool = False
+    level: bool = False
+    """The net is told how much noise its low-res picture suffered (noise-conditioning augmentation, 2106.15282)."""
+
+    def __post_init__(self):
+        if self.unet.attention:
+            raise ValueError(
+                "unet.attention must be empty: an upsampler is convolutional, to run at sizes it never saw"
+            )
+        if self.size % self.scale:
+            raise ValueError(f"size = {self.size} is no multiple of scale = {self.scale}")
+
+
+@dataclass(frozen=True, eq=False)
+class UpsamplerCond:
+    """The picture to enlarge; `level` is the time (0 to T, as t) up to which it was noised, None: not at all."""
+
+    low_res: Float[Tensor, "b 3 h w"]
+    level: Num[Tensor, " b"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class UpsamplerPrepared:
+    """The enlarged low-resolution picture, and what the time embedding gains from its noise level."""
+
+    low_res: Float[Tensor, "b 3 h w"]
+    emb: Float[Tensor, "b e"] | None
+
+
+class Upsampler(nn.Module):
+    """A U-Net over [x ; low_res enlarged bicubically]; fully convolutional, so any size that its levels can halve."""
+
+    def __init__(self, config: UpsamplerConfig):
+        super().__init__()
+        self.config = config
+        self.unet = UNet(config.unet, 6, 6 if config.learned_variance else 3)
+        self.level = TimeEmbedding(config.unet.channels, self.unet.emb_width) if config.level else None
+
+    def forward(
+        self, x: Float[Tensor, "b 3 h w"], t: Num[Tensor, " b"], cond: UpsamplerCond | UpsamplerPrepared
+    ) -> Float[Tensor, "b c h w"]:
+        """The net's output for x at time t: 3 channels of prediction, then 3 of variance if that is learned."""
+        ready = cond if isinstance(cond, UpsamplerPrepared) else self.prepare(cond)
+        if x.shape != ready.low_res.shape:
+            given, low = "x".join(map(str, x.shape)), "x".join(map(str, ready.low_res.shape))
+            raise UnclipError(f"a picture of {given} does not match low_res, which is {low} when enlarged")
+        return self.unet(torch.cat([x, ready.low_res.to(x.dtype)], dim=1), t, ready.emb)
+
+    def prepare(self, cond: UpsamplerCond) -> UpsamplerPrepared:
+        """Everything that ignores x and t: low_res enlarged (bicubic, antialiased) and the level's embedding."""
+        if cond.level is not None and self.level is None:
+            raise UnclipError("a noise level was given to an upsampler that was built without one (level = false)")
+        height, width = cond.low_res.shape[-2:]
+        low_res = resize(cond.low_res, (height * self.config.scale, width * self.config.scale))
+        level = cond.level if cond.level is not None else cond.low_res.new_zeros(len(cond.low_res))
+        return UpsamplerPrepared(low_res, self.level(level) if self.level is not None else None)

@@ -1,0 +1,54 @@
+"""What a user may set for one generation; shared by the Python API and the command line.
+
+Free of torch and pydantic, so that `unclip --help` answers at once: `unclip.config.build` checks it when work begins.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+Sampler = Literal["ddpm", "ddim", "dpmpp_2m"]
+Count = Annotated[int, Gt(0)]
+Amount = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Choices for one generation; None stands for what the system's files recommend.
+
+    Parameters
+    ----------
+    size
+        Side of the pictures in pixels.
+    guidance
+        The decoder's guidance scale; 1 is none.
+    steps
+        The decoder's sampling steps.
+    sampler
+        The decoder's sampler.
+    eta
+        The decoder's noise under ddim: 0 none, 1 as ddpm.
+    negative
+        A prompt to be guided away from, by an image embedding drawn for it and by its text.
+    prior_guidance
+        The prior's guidance scale; 1 is none.
+    prior_steps
+        The prior's sampling steps.
+    candidates
+        Embeddings that the prior draws for a picture; the best match of the prompt is kept.
+    upsampler_steps
+        Sampling steps of each upsampler.
+    """
+
+    size: Count | None = None
+    guidance: Amount | None = None
+    steps: Count | None = None
+    sampler: Sampler | None = None
+    eta: Share | None = None
+    negative: str = ""
+    prior_guidance: Amount | None = None
+    prior_steps: Count | None = None
+    candidates: Count | None = None
+    upsampler_steps: Count | None = None

@@ -1,0 +1,105 @@
+"""A stage: a trained net, the process it was trained under, and how to sample it.
+
+Previews during training and the product draw through this and only this.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unclip import checkpoint
+from unclip.config import NonNegativeFloat, Positive, PositiveFloat, Share, build, config
+from unclip.diffusion.guidance import Denoiser, clipped, dynamic_threshold, guided, plain
+from unclip.diffusion.process import Process, ProcessConfig
+from unclip.diffusion.samplers import Step, sample
+
+N = TypeVar("N", bound=nn.Module)
+
+
+@config
+class Sampling:
+    """How a stage is sampled.
+
+    `guidance` 1 is none. `interval` limits guidance to times between two shares of T. `threshold` keeps estimates of x0
+    within ±`limit`: "static" clips, "dynamic" (arXiv 2205.11487, section 2.3) scales by the `percentile` of |x0|.
+    """
+
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = "ddim"
+    steps: Positive = 50
+    spacing: Literal["linspace", "trailing", "quadratic", "logsnr"] = "trailing"
+    eta: Share = 0.0
+    guidance: NonNegativeFloat = 1.0
+    interval: tuple[Share, Share] | None = None
+    threshold: Literal["none", "static", "dynamic"] = "static"
+    limit: PositiveFloat = 1.0
+    percentile: Share = 0.995
+
+
+@dataclass(frozen=True, eq=False)
+class Stage(Generic[N]):
+    """A net with its process and its default sampling; `name` keys its noise. `dtype` is the net's autocast precision."""
+
+    name: str
+    net: N
+    process: Process
+    sampling: Sampling
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net is."""
+        return next(self.net.parameters()).device
+
+    def denoiser(self, cond: Any, uncond: Any = None, sampling: Sampling | None = None) -> Denoiser:
+        """The stage's estimate of x0 from (x_t, t) under `cond`, guided away from `uncond`, thresholded."""
+        how = sampling or self.sampling
+        cond = self._prepare(cond)
+        if how.guidance == 1 or uncond is None:
+            denoise = plain(self._call, self.process, cond)
+        else:
+            denoise = guided(self._call, self.process, cond, self._prepare(uncond), how.guidance, how.interval)
+        if how.threshold == "static":
+            return clipped(denoise, how.limit)
+        return dynamic_threshold(denoise, how.percentile, how.limit) if how.threshold == "dynamic" else denoise
+
+    def run(
+        self, cond: Any, noise: Callable[[], Tensor], uncond: Any = None, sampling: Sampling | None = None
+    ) -> Iterator[Step]:
+        """The steps from noise to data. The first draw of `noise` is x_T and sets the shape; the last step's x is x_0."""
+        how = sampling or self.sampling
+        times = self.process.schedule.times(how.steps, how.spacing)
+        denoise = self.denoiser(cond, uncond, how)
+        return sample(how.sampler, denoise, noise(), times, self.process.schedule, noise, how.eta)
+
+    def at(self, **changes: Any) -> "Stage[N]":
+        """This stage with other sampling settings; None leaves one as it is."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return dataclasses.replace(self, sampling=dataclasses.replace(self.sampling, **given))
+
+    # no_grad and autocast stand around each call of the net, never around a yield, which would leak them to the caller
+
+    def _prepare(self, cond: Any) -> Any:
+        with torch.no_grad(), self._autocast():
+            return self.net.prepare(cond)
+
+    def _call(self, x: Float[Tensor, "b ..."], t: Tensor, cond: Any) -> Float[Tensor, "b ..."]:
+        with torch.no_grad(), self._autocast():
+            return self.net(x, t, cond).to(x.dtype)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def open_stage(
+    name: str, path: str | Path, net_type: type[N], device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> tuple[Stage[N], checkpoint.Header]:
+    """The stage in a checkpoint, with the sampling its file recommends, and the file's header."""
+    net, header = checkpoint.load(path, net_type, device)
+    process = Process(build(ProcessConfig, header.process, f"{path}: header: process"))
+    return Stage(name, net, process, build(Sampling, header.sampling, f"{path}: header: sampling"), dtype), header

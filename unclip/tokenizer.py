@@ -1,0 +1,105 @@
+"""CLIP's byte-pair encoding through open_clip, with its whole vocabulary or only the merges that some captions need."""
+
+import functools
+import gzip
+import itertools
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Int
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+
+from unclip.errors import UnclipWarning
+
+SPECIAL = ("<start_of_text>", "<end_of_text>")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Turns prompts into token ids.
+
+    `merges` are lines of CLIP's merge list ("r e"); None means all 48,894 of them. Any text can be encoded with any
+    subset: what no merge covers falls to bytes. So a small system need not pay for 49,408 rows of embeddings.
+    """
+
+    merges: tuple[str, ...] | None = None
+
+    @functools.cached_property
+    def bpe(self) -> SimpleTokenizer:
+        """open_clip's tokenizer with these merges."""
+        if self.merges is None:
+            return SimpleTokenizer()
+        with tempfile.TemporaryDirectory() as folder:  # open_clip reads merges from a gzipped file only
+            path = Path(folder, "merges.txt.gz")
+            path.write_bytes(gzip.compress("\n".join(["#version", *self.merges]).encode()))
+            return SimpleTokenizer(bpe_path=str(path))
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids there are; the last two are start and end of text."""
+        return self.bpe.vocab_size
+
+    def __call__(self, prompts: Sequence[str], context: int) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
+        """Token ids `[b, context]`, padded with 0, and the mask of real tokens (start and end of text included).
+
+        A prompt that does not fit is cut, and a literal "<end_of_text>" is taken as text; both with an UnclipWarning.
+        """
+        ids = torch.zeros(len(prompts), context, dtype=torch.long)
+        mask = torch.zeros(len(prompts), context, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            pieces = self.bpe.encode(_as_text(prompt))
+            if len(pieces) > context - 2:
+                cut = self.bpe.decode(pieces[context - 2 :]).strip()
+                warnings.warn(
+                    f"the prompt has {len(pieces)} tokens and {context - 2} fit: cut off {cut!r}",
+                    UnclipWarning,
+                    stacklevel=2,
+                )
+            pieces = [self.bpe.sot_token_id, *pieces[: context - 2], self.bpe.eot_token_id]
+            ids[row, : len(pieces)] = torch.tensor(pieces)
+            mask[row, : len(pieces)] = True
+        return ids, mask
+
+
+def used_merges(captions: Iterable[str]) -> tuple[str, ...]:
+    """The merges, in CLIP's order, that encoding `captions` applies: with them alone the captions encode to the same pieces."""
+    whole = SimpleTokenizer()
+    words = {word for caption in captions for word in whole.pat.findall(whole.clean_fn(caption))}
+    used: set[tuple[str, str]] = set()
+    for word in words:
+        letters = "".join(whole.byte_encoder[byte] for byte in word.encode())
+        used |= _applied([*letters[:-1], letters[-1] + "</w>"], whole.bpe_ranks)
+    return tuple(" ".join(merge) for merge in sorted(used, key=whole.bpe_ranks.__getitem__))
+
+
+def _applied(pieces: list[str], ranks: dict[tuple[str, str], int]) -> set[tuple[str, str]]:
+    """The merges applied to one word, lowest rank first, until none applies."""
+    applied = set()
+    while True:
+        best = min(itertools.pairwise(pieces), key=lambda pair: ranks.get(pair, len(ranks)), default=None)
+        if best not in ranks:
+            return applied
+        applied.add(best)
+        merged: list[str] = []
+        for piece in pieces:
+            if merged and (merged[-1], piece) == best:
+                merged[-1] += piece
+            else:
+                merged.append(piece)
+        pieces = merged
+
+
+def _as_text(prompt: str) -> str:
+    """The prompt with CLIP's special tokens spelled so that they are read as text: inside, they would end it."""
+    for token in SPECIAL:
+        if token in prompt.lower():
+            warnings.warn(f"the prompt holds a literal {token}: it is taken as text", UnclipWarning, stacklevel=3)
+            start = prompt.lower().index(token)
+            name = prompt[start + 1 : start + len(token) - 1]
+            prompt = _as_text(f"{prompt[:start]}< {name} >{prompt[start + len(token) :]}")
+    return prompt

@@ -50,6 +50,7 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], header: Header, dtype:
     kept = {name: _cast(tensor.detach().cpu(), dtype).contiguous() for name, tensor in tensors.items()}
     try:
         save_file(kept, str(partial), metadata={KEY: json.dumps(to_dict(header))})
+        partial.chmod(0o644)  # the library makes files that only their owner may read
         partial.replace(path)
     except SafetensorError as error:  # the library's word for a full disk, among others
         raise UnclipError(f"{path}: could not be written: {error}") from None

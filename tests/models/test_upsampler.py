@@ -55,7 +55,7 @@ def test_level_is_heard_per_sample():
     clean = net(x, T, UpsamplerCond(low_res=low))
     assert clean.shape == (2, 6, 16, 16)
     assert torch.equal(net(x, T, UpsamplerCond(low_res=low, level=torch.zeros(2))), clean)
-    noised = net(x, T, UpsamplerCond(low_res=low, level=torch.tensor([0, 300])))
+    noised = net(x, T, UpsamplerCond(low_res=low, level=torch.tensor([0.0, 0.3])))
     assert torch.allclose(noised[0], clean[0], atol=1e-6)
     assert (noised[1] - clean[1]).abs().max() > 1e-2
 

@@ -22,11 +22,11 @@ WORDS = {
     },
 }  # fmt: skip
 MEANING = {word: (key, name) for key, names in WORDS.items() for name, words in names.items() for word in words.split()}
-FLOOR = re.compile(r"(?: on a| on| with a) (\w+) (?:floor|ground)\b")
+FLOOR = re.compile(r"(?: on a| on| with a) (?!the\b)(\w+) (?:floor|ground)\b")
 SIGN = re.compile(r'(?:and|with|next to) a sign (?:that says|reading) "(\w+)"')
 PRINT = re.compile(r' (?:with the word "(\w+)" on it|that says "(\w+)"|with "(\w+)" written on it)')
 RELATION = re.compile(
-    r" (?:is )?(?:to |on )?(?:the )?(left of|right of|in front of|behind|on top of|standing on|on|under|below|underneath)"
+    r" (?:to |on )?(?:the )?(left of|right of|in front of|behind|on top of|standing on|on|under|below|underneath)"
     r" (?=a |an |another )"
 )
 MEANS = {"standing on": "on top of", "on": "on top of", "below": "under", "underneath": "under"}

@@ -29,7 +29,9 @@ def scenes():
 @pytest.mark.parametrize(("size", "crop"), [(64, (13, 22)), (256, (64, 64)), (1024, (100, 64))])
 def test_a_crop_equals_the_crop_of_the_whole_alone_or_in_a_batch(scenes, size, crop):
     few = scenes[:6] if size < 1024 else scenes[:2]
-    places = [((37 * i + 5) % (size - 99 if size > 64 else 40), (61 * i + 11) % (size // 2), *crop) for i, _ in enumerate(few)]
+    places = [
+        ((37 * i + 5) % (size - 99 if size > 64 else 40), (61 * i + 11) % (size // 2), *crop) for i, _ in enumerate(few)
+    ]
     whole, cut = render(few, size), render(few, size, places)
     for i, (top, left, height, width) in enumerate(places):
         wanted = whole[i, :, top : top + height, left : left + width]
@@ -48,7 +50,10 @@ def test_a_picture_looks_the_same_at_every_size(scenes):
 
 def test_edges_are_antialiased(scenes):
     """A render with one ray per pixel has far fewer colours than one that is supersampled."""
-    plain = [replace(s, style="drawing", things=tuple(replace(t, material="matte", word=None) for t in s.things)) for s in scenes[:8]]
+    plain = [
+        replace(s, style="drawing", things=tuple(replace(t, material="matte", word=None) for t in s.things))
+        for s in scenes[:8]
+    ]
     for picture in rearrange(render(plain, 64), "b c h w -> b (h w) c"):
         assert len(torch.unique(picture, dim=0)) > 40
 
@@ -76,7 +81,9 @@ def _colour(pixels):
     vivid = lab[np.argsort(chroma)[-max(4, len(chroma) // 3) :]].mean(0)
     if np.hypot(vivid[1], vivid[2]) < 20:
         return "gray"
-    hues = {name: np.angle(complex(*_lab(np.array(rgb))[1:])) for name, rgb in palette.COLOURS.items() if name != "gray"}
+    hues = {
+        name: np.angle(complex(*_lab(np.array(rgb))[1:])) for name, rgb in palette.COLOURS.items() if name != "gray"
+    }
     hue = complex(vivid[1], vivid[2])
     return min(hues, key=lambda name: abs(np.angle(hue * np.exp(-1j * hues[name]))))
 
@@ -98,10 +105,16 @@ def test_names_that_differ_look_different_and_words_are_legible():
     thing = scene.things[0]
     variants = [scene] + [
         replace(scene, things=(replace(thing, **change),))
-        for change in ({"material": "striped"}, {"material": "shiny"}, {"material": "matte"}, {"word": None}, {"word": "green"})
+        for change in (
+            {"material": "striped"},
+            {"material": "shiny"},
+            {"material": "matte"},
+            {"word": None},
+            {"word": "green"},
+        )
     ]
     variants += [replace(scene, style={"photo": "drawing", "drawing": "photo"}[scene.style])]
-    pictures = render([v for v in dict.fromkeys(variants)], 64).float()
+    pictures = render(list(dict.fromkeys(variants)), 64).float()
     for i in range(len(pictures)):
         for j in range(i):
             assert ((pictures[i] - pictures[j]).abs().amax(0) > 24).sum() >= 12

@@ -43,7 +43,14 @@ def test_training_and_iid_test_never_show_what_composition_always_shows(scenes):
 
 def test_training_shows_every_name_and_the_paper_prompt_is_no_composition(scenes):
     seen = Counter(name for scene in scenes["train"] for name in _names(scene))
-    wanted = {*palette.SHAPES, *palette.COLOURS, *palette.SIZES, *palette.MATERIALS, *palette.STYLES, *palette.RELATIONS}
+    wanted = {
+        *palette.SHAPES,
+        *palette.COLOURS,
+        *palette.SIZES,
+        *palette.MATERIALS,
+        *palette.STYLES,
+        *palette.RELATIONS,
+    }
     assert min(seen[name] for name in wanted) >= 8
     assert {len(scene.things) for scene in scenes["train"]} == {1, 2, 3}
     assert not {("red", "cube"), ("blue", "cube")} & set(HELD_OUT_PAIRS)

@@ -15,7 +15,10 @@ from tools.world.shards import Settings
 from unclip.errors import UnclipError
 
 app = App(
-    name="python -m tools.world", help="Render the demo world into webdataset shards.", result_action="return_value"
+    name="python -m tools.world",
+    help="Render the demo world into webdataset shards.",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 

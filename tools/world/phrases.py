@@ -31,7 +31,7 @@ STYLES = {
 FRAMES = ("{}", "{}", "{}", "{}", "there is {}", "a picture of {}", "an image of {}")
 NUMBERS = {2: ("two", "two", "2", "a pair of"), 3: ("three", "three", "3")}
 ANOTHER, OTHERS = ("and something else", "and another object"), ("and other things", "and two more objects")
-GENERIC = ("a picture", "some shapes", "a scene", "a simple scene", "solids on a floor", "something on the floor")
+GENERIC = ("a picture", "a scene", "a simple scene", "an image", "something on the floor")  # of one thing or many
 RELATIONS = {
     "on top of": ("on top of", "on top of", "standing on", "on"),
     "under": ("under", "below", "underneath"),

@@ -50,9 +50,9 @@ def render(
     tiles, across = _lay(batch, crops, size, edge)
     busy = (tiles.seen | tiles.shaded).any(1)
     pixels = torch.empty(len(busy), edge * edge, 3, dtype=torch.uint8, device=device)
-    for rows, fine in ((busy.nonzero(), samples), ((~busy).nonzero(), 1)):
+    for some, fine in ((busy, samples), (~busy, 1)):
         per_chunk = max(1, RAYS_AT_ONCE[torch.device(device).type] // (edge * edge * fine * fine))
-        for chunk in rows.squeeze(1).split(per_chunk):
+        for chunk in some.nonzero().squeeze(1).split(per_chunk) if bool(some.any()) else ():
             pixels[chunk] = _pixels(batch, tiles.pick(chunk), size, edge, fine)
     whole = rearrange(pixels, "(b ty tx) (y x) c -> b c (ty y) (tx x)", b=len(scenes), tx=across, y=edge)
     cut = [w[:, top % edge :, left % edge :][:, :h, :w_] for w, (top, left, h, w_) in zip(whole, crops, strict=True)]

@@ -35,7 +35,7 @@ class UpsamplerConfig:
 
 @dataclass(frozen=True, eq=False)
 class UpsamplerCond:
-    """The picture to enlarge; `level` is the time (0 to T, as t) up to which it was noised, None: not at all."""
+    """The picture to enlarge; `level` in [0, 1] is the standard deviation of the noise it was given, None: not any."""
 
     low_res: Float[Tensor, "b 3 h w"]
     level: Num[Tensor, " b"] | None = None
@@ -75,4 +75,5 @@ class Upsampler(nn.Module):
         height, width = cond.low_res.shape[-2:]
         low_res = resize(cond.low_res, (height * self.config.scale, width * self.config.scale))
         level = cond.level if cond.level is not None else cond.low_res.new_zeros(len(cond.low_res))
-        return UpsamplerPrepared(low_res, self.level(level) if self.level is not None else None)
+        # the sinusoid is made for times up to about 1000
+        return UpsamplerPrepared(low_res, self.level(level * 1000) if self.level is not None else None)

@@ -5,7 +5,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,9 @@ from jaxtyping import Float
 from open_clip import CLIP, ClipLoss
 from torch import Tensor, nn
 
-from stages.data import Batch, DataConfig, validation_batches
+from stages.data import Batch, DataConfig
 from stages.export import provenance
-from stages.fit import Preview, Watch, fit, stream
+from stages.fit import Preview, Watch, fit, held_out, stream
 from stages.run import OptimConfig, Run, RunConfig, command
 from stages.samples import captions_of
 from stages.shards import Faults, find, read
@@ -34,7 +34,7 @@ class ObjectiveConfig:
 
 @config
 class ClipRun:
-    """The config file of a CLIP. `vocabulary`: "clip", its whole BPE; "data", the merges that the training captions use."""
+    """The config file of a CLIP. `vocabulary`: "clip", its whole BPE; "data", the merges that training captions use."""
 
     vocabulary: Literal["clip", "data"] = "clip"
     model: ClipConfig
@@ -49,6 +49,8 @@ class ClipRun:
                 f"run.accumulate = {self.run.accumulate}: a contrastive loss sees one micro-batch only, so accumulation"
                 " changes it; raise run.batch or use more processes"
             )
+        if not self.data.images:
+            raise ValueError("data.images = false, but a CLIP is trained on pictures")
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ class Objective:
         ids, _ = self.tokenizer(batch.captions, self.model.context)
         image, text, scale = net(normalise(images, self.model), ids.to(images.device))
         world = self.world if net.training else 1
-        loss = ClipLoss(local_loss=True, gather_with_grad=True, rank=self.rank, world_size=world)(
-            image.float(), text.float(), scale.float().clamp(max=100)  # arXiv 2103.00020, section 2.5
-        )
+        contrast = ClipLoss(local_loss=True, gather_with_grad=True, rank=self.rank, world_size=world)
+        # the bound on the scale: arXiv 2103.00020, section 2.5
+        loss = contrast(image.float(), text.float(), scale.float().clamp(max=100))
         hits = (image @ text.T).argmax(dim=1) == torch.arange(len(image), device=image.device)
         return {"loss": loss.expand(len(image)), "accuracy": hits.float()}
 
@@ -80,7 +82,8 @@ def train(values: dict[str, Any], init: str | None) -> None:
     settings = build(ClipRun, values, "clip config")
     run = Run(settings.run, settings.optim, to_dict(settings) | {"init": init or ""})
     if run.finished:
-        return run.say("finished before; nothing to do")
+        run.say("finished before; nothing to do")
+        return
     model = settings.model
     if settings.vocabulary == "data":
         model = dataclasses.replace(model, merges=used_merges(all_captions(settings.data)))
@@ -90,11 +93,11 @@ def train(values: dict[str, Any], init: str | None) -> None:
     objective = Objective(
         settings, model, Tokenizer(model.merges), accelerator.process_index, accelerator.num_processes
     )
-    validation = validation_batches(settings.data, settings.run.batch, settings.run.validation)
+    validation = held_out(settings.data, run)
     watch = Watch(
         validation,
         lambda net: preview(net, objective, validation),
-        lambda state: export(state.average, model, run.weights, provenance(state, run)),
+        lambda state: export(cast(CLIP, state.average), model, run.weights, provenance(state, run)),
     )
     fit(state, objective, stream(settings.data, state, run), run, watch)
 
@@ -108,7 +111,7 @@ def all_captions(data: DataConfig) -> Iterator[str]:
 
 
 def preview(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -> Preview:
-    """How often a validation picture's caption is the nearest, and among the nearest five, of all validation captions."""
+    """How often a validation picture's own caption is the nearest of all captions, and among the nearest five."""
     assert isinstance(net, CLIP)
     images, texts = [], []
     device = next(net.parameters()).device
@@ -124,9 +127,7 @@ def preview(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -
     return Preview(numbers=numbers | {"logit_scale": float(net.logit_scale.exp())})
 
 
-def random_square(
-    images: Float[Tensor, "b c h w"], share: float, rng: torch.Generator
-) -> Float[Tensor, "b c h w"]:
+def random_square(images: Float[Tensor, "b c h w"], share: float, rng: torch.Generator) -> Float[Tensor, "b c h w"]:
     """A random square of each picture, at least `share` of its area, enlarged to the picture's size (bilinear)."""
     if share == 1:
         return images

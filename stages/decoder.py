@@ -1,6 +1,5 @@
 """Trains the decoder: python -m stages.decoder CONFIG [key.path=value …] [--init WEIGHTS]"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from stages.data import Batch, DataConfig, validation_batches
 from stages.embeddings import ClipSource, completed, image_emb, open_clip, prompts
 from stages.export import export
-from stages.fit import Preview, Watch, fit, stream
+from stages.fit import Preview, Watch, fit, held_out, stream
 from stages.run import OptimConfig, Run, RunConfig, command
 from stages.state import begin
 from unclip.clip import Clip
@@ -19,7 +18,7 @@ from unclip.config import NonNegativeFloat, PositiveFloat, Share, build, config,
 from unclip.diffusion.losses import hybrid, simple
 from unclip.diffusion.process import Process, ProcessConfig
 from unclip.errors import UnclipError
-from unclip.images import grid, resize, to_pil
+from unclip.images import grid, square, to_pil
 from unclip.models.decoder import Decoder, DecoderConfig
 from unclip.noise import stream as noise_stream
 from unclip.priors import finish
@@ -72,7 +71,7 @@ class Objective:
         """Per-sample losses."""
         assert batch.images is not None
         how, count, device = self.settings.objective, len(batch.images), batch.images.device
-        x0 = resize(batch.images, self.settings.model.size)
+        x0 = square(batch.images, self.settings.model.size)
         t = torch.randint(1, self.process.schedule.timesteps + 1, (count,), generator=rng).to(device)
         eps = torch.randn(x0.shape, generator=rng).to(device)
         keep_image = torch.rand(count, generator=rng).to(device) >= how.image_drop
@@ -83,7 +82,7 @@ class Objective:
         xt = self.process.schedule.noised(x0, eps, t)
         out = net(xt, t, cond)
         if self.process.config.variance == "learned":
-            return {"loss": hybrid(self.process, out, x0, eps, t, how.vlb)}
+            return {"loss": hybrid(self.process, out, x0, eps, t, how.vlb, how.min_snr)}
         return {"loss": simple(self.process, out, x0, eps, t, how.min_snr)}
 
 
@@ -94,27 +93,28 @@ def train(values: dict[str, Any], init: str | None) -> None:
         raise UnclipError("decoder config: data.images = false; a decoder is trained on pictures")
     run = Run(settings.run, settings.optim, to_dict(settings) | {"init": init or ""})
     if run.finished:
-        return run.say("finished before; nothing to do")
+        run.say("finished before; nothing to do")
+        return
     torch.manual_seed(settings.run.seed)
     core = Decoder(settings.model)
     state = begin(core, run, init)
     clip = open_clip(settings.clip, settings.data, state.accelerator.device)
     objective = Objective(settings, Process(settings.process), core, clip)
-    validation = validation_batches(settings.data, settings.run.batch, settings.run.validation)
-    parents = {"clip": clip.fingerprint}
+    validation = held_out(settings.data, run)
+    parents, shown = {"clip": clip.fingerprint}, settings.run.previews
     watch = Watch(
         validation,
-        lambda net: preview(net, objective, validation),
+        lambda net: preview(net, objective, validation_batches(settings.data, shown, shown)[0]),
         lambda state: export(state, run, settings.model, settings.process, settings.sampling, parents),
     )
     fit(state, objective, stream(settings.data, state, run), run, watch)
 
 
-def preview(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -> Preview:
+def preview(net: nn.Module, objective: Objective, batch: Batch) -> Preview:
     """Pairs of rows: pictures of the validation data, and what the net draws of their embeddings and captions."""
     settings, clip = objective.settings, objective.clip
     stage = Stage("decoder", net, objective.process, settings.sampling)
-    batch, count, size = validation[0].to(stage.device), settings.run.previews, settings.model.size
+    size, batch = settings.model.size, batch.to(stage.device)
     words = prompts(clip, settings.clip, batch, objective.core)
     emb = image_emb(clip, settings.clip, batch)
     cond = decoder_cond(objective.core, clip, words, emb)
@@ -123,12 +123,12 @@ def preview(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -
     noise = noise_stream(stage.name, range(len(emb)), (3, size, size), stage.device)
     drawn = finish(stage, stage.run(cond, noise, uncond))
     assert batch.images is not None
-    truth = resize(batch.images, size)
+    truth = square(batch.images, size)
     rows = []
-    for start in range(0, min(count, len(emb)), 8):
-        part = slice(start, min(start + 8, count))
+    for start in range(0, len(emb), 8):
+        part = slice(start, start + 8)
         rows += [to_pil(x) for x in truth[part]] + [to_pil(x) for x in drawn[part]]
-    return Preview(sheet=grid(rows, columns=min(8, count, len(emb))))
+    return Preview(sheet=grid(rows, columns=min(8, len(emb))))
 
 
 if __name__ == "__main__":

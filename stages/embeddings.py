@@ -1,9 +1,7 @@
 """CLIP embeddings of a batch, stored in its shards or computed on the fly; and what a config takes from its CLIP."""
 
 import json
-import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,15 +9,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stages.data import Batch, DataConfig
+from stages.shards import INDEX, find
 from unclip.clip import Clip, Text
 from unclip.conditioning import Prompts
 from unclip.config import config
-from unclip.errors import UnclipError, UnclipWarning
+from unclip.errors import UnclipError
 
 
 @config
 class ClipSource:
-    """The CLIP a stage learns the embeddings of. "stored": its embeddings lie in the shards (tools/embed put them there)."""
+    """The CLIP a stage learns the embeddings of. "stored": they lie in the shards, where tools/embed put them."""
 
     path: str
     embeddings: Literal["stored", "computed"] = "computed"
@@ -29,31 +28,42 @@ def open_clip(source: ClipSource, data: DataConfig, device: torch.device | str) 
     """The CLIP of a run. Raises UnclipError when stored embeddings are wanted that this CLIP did not make."""
     clip = Clip(source.path, device)
     if source.embeddings == "stored":
-        for folder in filter(None, (data.shards, data.validation)):
-            index = Path(folder, "index.json")
+        found = find(data.shards, "data.shards").paths
+        found += find(data.validation, "data.validation").paths if data.validation else ()
+        for folder in sorted({path.parent for path in found}):
+            index = folder / INDEX
             made_by = json.loads(index.read_text(encoding="utf-8")).get("clip") if index.is_file() else None
             if made_by != clip.fingerprint:
+                held = f"its embeddings are of CLIP {made_by[:12]}" if made_by else "it holds no embeddings"
                 raise UnclipError(
-                    f"{folder}: its embeddings are of CLIP {str(made_by)[:12]}, {source.path} is {clip.fingerprint[:12]};"
+                    f"{folder}: {held}, {source.path} is CLIP {clip.fingerprint[:12]};"
                     f' run python -m tools.embed with this CLIP, or set clip.embeddings = "computed"'
                 )
     return clip
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config with what follows from its CLIP filled in where [model] leaves it open: dimension, vocabulary, states."""
-    path, model = values.get("clip", {}).get("path"), dict(values.get("model", {}))
-    if path is None:
-        return dict(values)  # validation will say what is missing
-    clip = Clip(path)
-    model.setdefault("image_emb", clip.config.embed_dim)
+    """A run's config, where [model] leaves open what follows from its CLIP filled in: dimension, vocabulary, states.
+
+    Raises UnclipError when [model] says otherwise than the CLIP.
+    """
+    source, model = values.get("clip"), values.get("model", {})
+    if not isinstance(model, Mapping):
+        return dict(values)  # validation will say what is wrong
+    if not isinstance(source, Mapping) or not isinstance(source.get("path"), str):
+        raise UnclipError("clip.path is missing; give the checkpoint of the CLIP whose embeddings are learned")
+    clip = Clip(source["path"])
+    follows = {"image_emb": clip.config.embed_dim}
     if model.get("text") == "own":
-        model.setdefault("vocabulary", clip.tokenizer.vocabulary)
+        follows["vocabulary"] = clip.tokenizer.vocabulary
     if model.get("text") == "hidden":
-        model.setdefault("text_hidden", clip.config.text_width)
+        follows["text_hidden"] = clip.config.text_width
+    for key, value in follows.items():
+        if model.get(key, value) != value:
+            raise UnclipError(f"model.{key} = {model[key]}, but {source['path']} has {value}; leave the key out")
     if model.get("text") in ("own", "hidden"):
-        model.setdefault("context", clip.config.context)
-    return {**values, "model": model}
+        follows["context"] = clip.config.context
+    return {**values, "model": follows | dict(model)}
 
 
 def image_emb(clip: Clip, source: ClipSource, batch: Batch) -> Float[Tensor, "b d"]:
@@ -74,6 +84,4 @@ def prompts(clip: Clip, source: ClipSource, batch: Batch, net: nn.Module) -> Pro
             return Prompts(batch.captions, Text(batch.text_emb, None, None))
         if batch.text_hidden is not None:
             return Prompts(batch.captions, Text(batch.text_emb, batch.text_hidden, batch.text_mask))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnclipWarning)  # long captions are no news in training data
-        return Prompts(batch.captions, clip.text(batch.captions))
+    return Prompts(batch.captions, clip.text(batch.captions))

@@ -25,7 +25,7 @@ def export(
     sampling: Sampling,
     parents: Mapping[str, str],
 ) -> None:
-    """Writes the averaged net of a diffusion stage to `run.weights`; `parents` are fingerprints of what it learned from."""
+    """Writes the averaged net of a diffusion stage to `run.weights`; `parents`: fingerprints of what taught it."""
     header = checkpoint.Header(
         net=type(state.core).__name__.lower(),
         model=to_dict(model),

@@ -2,19 +2,20 @@
 
 import math
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stages.data import Batch, DataConfig, batches
+from stages.data import Batch, DataConfig, batches, validation_batches
 from stages.report import Report
 from stages.run import OptimConfig, Run
 from stages.state import State, save
-from unclip.errors import UnclipError
+from unclip.errors import UnclipError, UnclipWarning
 from unclip.noise import generator
 
 PATIENCE = 20  # steps in a row without a finite gradient, after which a run ends
@@ -48,13 +49,12 @@ def fit(state: State, objective: Objective, samples: Iterator[Batch], run: Run, 
 
     Raises UnclipError when gradients stay non-finite; KeyboardInterrupt after a signal, once the state is saved.
     """
-    settings, report = run.settings, Report(state, run)
-    stop = _Signals()
-    batch: Batch | None = None
-    bad = 0
-    if state.step == 0:
-        _look(state, objective, run, watch, report)
-    with report:
+    settings, report, bad = run.settings, Report(state, run), 0
+    run.open(state.step)
+    with _Signals() as stop, warnings.catch_warnings(), report:
+        warnings.simplefilter("ignore", UnclipWarning)  # captions too long for a net are no news in training data
+        if state.step == 0:
+            _look(state, objective, run, watch, report)
         while state.step < settings.steps:
             losses, norm, batch = _optimise(state, objective, samples, run, report)
             bad = 0 if math.isfinite(norm) else bad + 1
@@ -66,21 +66,23 @@ def fit(state: State, objective: Objective, samples: Iterator[Batch], run: Run, 
             if last or state.step % settings.validate_every == 0 or state.step % settings.preview_every == 0:
                 _look(state, objective, run, watch, report)
             if last or stopping or state.step % settings.save_every == 0:
-                save(state, run, batch.position)
-                if run.main:
-                    watch.export(state)
+                _keep(state, run, watch, report, batch.position)
             if stopping and not last:
                 raise KeyboardInterrupt
-    if run.main and not run.weights.exists():  # stopped after the last step's state, before its export
-        watch.export(state)
+        if run.main and not run.finished:  # it was stopped after the last step's state, before its export
+            watch.export(state)
 
 
 def stream(data: DataConfig, state: State, run: Run) -> Iterator[Batch]:
     """This rank's training batches, from where the state stands."""
-    accelerator, settings = state.accelerator, run.settings
-    return batches(
-        data, settings.batch, settings.seed, accelerator.process_index, accelerator.num_processes, state.position
-    )
+    rank, world = state.accelerator.process_index, state.accelerator.num_processes
+    return batches(data, run.settings.batch, run.settings.seed, rank, world, state.position)
+
+
+def held_out(data: DataConfig, run: Run) -> list[Batch]:
+    """The validation batches, where the main rank needs them; none when `run.validation` is 0."""
+    settings = run.settings
+    return validation_batches(data, settings.batch, settings.validation) if run.main and settings.validation else []
 
 
 def lr_at(step: int, optim: OptimConfig, steps: int) -> float:
@@ -108,10 +110,13 @@ def _optimise(
         key = (settings.seed, accelerator.process_index, state.step, micro)
         torch.manual_seed(generator("dropout", *key).initial_seed())
         with accelerator.accumulate(state.net):
-            losses = {name: value.mean() for name, value in objective(state.net, batch, generator("step", *key)).items()}
+            terms = objective(state.net, batch, generator("step", *key))
+            losses = {name: value.mean() for name, value in terms.items()}
             accelerator.backward(losses["loss"])
             if accelerator.sync_gradients:
-                norm = float(accelerator.clip_grad_norm_(state.net.parameters(), run.optim.clip or math.inf))
+                norm = float(
+                    cast(Tensor, accelerator.clip_grad_norm_(state.net.parameters(), run.optim.clip or math.inf))
+                )
                 if math.isfinite(norm):  # the same on every rank, since gradients are averaged first
                     state.optimizer.step()
                 state.optimizer.zero_grad(set_to_none=True)
@@ -128,21 +133,28 @@ def _optimise(
 def _look(state: State, objective: Objective, run: Run, watch: Watch, report: Report) -> None:
     """Validation loss on fixed noise, and the preview; on the main rank while the others wait."""
     settings, last = run.settings, state.step == run.settings.steps
-    if run.main:
-        if last or state.step % settings.validate_every == 0:
-            report.validated(validate(state.average, objective, watch.validation, state.accelerator.device))
-        if settings.previews and (last or state.step % settings.preview_every == 0):
-            preview = watch.preview(state.average)
-            if preview.sheet is not None:
-                run.sheet(state.step, preview.sheet)
-            if preview.numbers:
-                run.log(state.step, **preview.numbers)
-    state.accelerator.wait_for_everyone()
+    with report.paused():
+        if run.main and watch.validation:
+            if last or state.step % settings.validate_every == 0:
+                report.validated(validate(state.average, objective, watch.validation, state.accelerator.device))
+            if settings.previews and (last or state.step % settings.preview_every == 0):
+                preview = watch.preview(state.average)
+                if preview.sheet is not None:
+                    run.sheet(state.step, preview.sheet)
+                if preview.numbers:
+                    run.log(state.step, **preview.numbers)
+        state.accelerator.wait_for_everyone()
 
 
-def validate(
-    net: nn.Module, objective: Objective, batches: Sequence[Batch], device: torch.device
-) -> dict[str, float]:
+def _keep(state: State, run: Run, watch: Watch, report: Report, position: Any) -> None:
+    """Leaves what resumes, and the weights so far."""
+    with report.paused():
+        save(state, run, position)
+        if run.main:
+            watch.export(state)
+
+
+def validate(net: nn.Module, objective: Objective, batches: Sequence[Batch], device: torch.device) -> dict[str, float]:
     """The mean of each loss over fixed batches with fixed noise, which makes it comparable from step to step."""
     sums: dict[str, float] = {}
     count = 0
@@ -156,12 +168,16 @@ def validate(
 
 
 class _Signals:
-    """Turns Ctrl-C and SIGTERM into a wish to stop after the step; a second one stops at once."""
+    """Turns Ctrl-C and SIGTERM, inside the block, into a wish to stop after the step; a second one stops at once."""
 
-    def __init__(self) -> None:
+    def __enter__(self) -> "_Signals":
         self.wished = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+        self.usual = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.usual.items():
+            signal.signal(number, handler)
 
     def _note(self, *_: Any) -> None:
         if self.wished:
@@ -173,4 +189,4 @@ class _Signals:
         if state.accelerator.num_processes == 1:
             return self.wished
         flag = torch.tensor([int(self.wished)], device=state.accelerator.device)
-        return bool(state.accelerator.reduce(flag, "sum").item())
+        return bool(cast(Tensor, state.accelerator.reduce(flag, "sum")).item())

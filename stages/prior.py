@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.data import Batch, DataConfig, validation_batches
+from stages.data import Batch, DataConfig
 from stages.embeddings import ClipSource, completed, image_emb, open_clip, prompts
 from stages.export import export
-from stages.fit import Preview, Watch, fit, stream
+from stages.fit import Preview, Watch, fit, held_out, stream
 from stages.run import OptimConfig, Run, RunConfig, command
 from stages.state import State, begin
 from unclip.clip import Clip
@@ -49,6 +49,10 @@ class PriorRun:
     optim: OptimConfig
     run: RunConfig
 
+    def __post_init__(self) -> None:
+        if self.clip.embeddings == "computed" and not self.data.images:
+            raise ValueError('data.images = false, but clip.embeddings = "computed" needs pictures')
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -82,13 +86,14 @@ def train(values: dict[str, Any], init: str | None) -> None:
     settings = build(PriorRun, completed(values), "prior config")
     run = Run(settings.run, settings.optim, to_dict(settings) | {"init": init or ""})
     if run.finished:
-        return run.say("finished before; nothing to do")
+        run.say("finished before; nothing to do")
+        return
     torch.manual_seed(settings.run.seed)
     core = Prior(settings.model)
     state = begin(core, run, init)
     clip = open_clip(settings.clip, settings.data, state.accelerator.device)
     objective = Objective(settings, Process(settings.process), core, clip)
-    validation = validation_batches(settings.data, settings.run.batch, settings.run.validation)
+    validation = held_out(settings.data, run)
     watch = Watch(
         validation,
         lambda net: preview(net, objective, validation),
@@ -98,7 +103,8 @@ def train(values: dict[str, Any], init: str | None) -> None:
 
 
 def preview(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -> Preview:
-    """How embeddings drawn for validation captions compare: cosine to the true one, to the text, to another caption's image."""
+    """Cosines of embeddings drawn for validation captions to the true one, to another picture's and to the text."""
+    assert isinstance(net, Prior)
     settings, clip = objective.settings, objective.clip
     stage = Stage("prior", net, objective.process, settings.sampling)
     batch = validation[0].to(next(net.parameters()).device)
@@ -121,12 +127,13 @@ def eps_power(net: nn.Module, objective: Objective, validation: Sequence[Batch])
     """E||eps_theta||² / d at POINTS times: what the analytic variance needs (arXiv 2201.06503, eq. 8)."""
     schedule, table = objective.process.schedule, []
     device = next(net.parameters()).device
-    for number, t in enumerate(power_times(schedule.timesteps, POINTS)):
+    for number, t in enumerate(power_times(schedule.timesteps, min(POINTS, schedule.timesteps))):
         powers = []
         for index, batch in enumerate(validation):
             batch = batch.to(device)
             _, xt, _, times = objective.noised(batch, generator("eps_power", number, index), t)
-            cond = prior_cond(objective.core, objective.clip, prompts(objective.clip, objective.settings.clip, batch, net))
+            words = prompts(objective.clip, objective.settings.clip, batch, net)
+            cond = prior_cond(objective.core, objective.clip, words)
             with torch.no_grad():
                 estimate = objective.process.read(net(xt, times, cond), xt, t)
             powers.append(schedule.eps(estimate.x0, xt, t).square().mean(dim=-1))
@@ -137,7 +144,7 @@ def eps_power(net: nn.Module, objective: Objective, validation: Sequence[Batch])
 def finish(state: State, objective: Objective, run: Run, validation: Sequence[Batch]) -> None:
     """Exports the averaged net, with what the analytic variance needs if it samples by one."""
     settings, process = objective.settings, objective.settings.process
-    if process.variance == "analytic" and validation:
+    if process.variance == "analytic" and sum(len(batch.keys) for batch in validation) > 1:
         device = state.accelerator.device
         data = torch.cat([objective.noised(batch.to(device), generator("variance"), 1)[0] for batch in validation])
         process = dataclasses.replace(

@@ -19,7 +19,8 @@ class Report:
     def __init__(self, state: State, run: Run) -> None:
         self.state, self.run = state, run
         self.console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        times = (TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
         self.live = Progress(*columns, console=self.console, disable=not (run.main and self.console.is_terminal))
         self.task = self.live.add_task("training", total=run.settings.steps, completed=state.step)
         self.skipped = 0
@@ -30,7 +31,9 @@ class Report:
         self._reset()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.live.stop()
 
     @contextlib.contextmanager
@@ -40,22 +43,30 @@ class Report:
         yield
         self.wait += time.perf_counter() - start
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent in here is no training time."""
+        start = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - start
+
     def step(self, losses: dict[str, float], norm: float, skipped: int, reason: str | None) -> None:
         """Notes a finished step; every `log_every` of them become a row of the log."""
         settings, state = self.run.settings, self.state
         self.rows.append(losses)
         self.live.update(self.task, completed=state.step)
+        if state.step % settings.log_every and state.step != settings.steps:
+            return
         if skipped > self.skipped:
             self.skipped = skipped
             self.say(f"warning: {skipped} samples skipped so far, the last because: {reason}")
-        if state.step % settings.log_every and state.step != settings.steps:
-            return
         seconds = time.perf_counter() - self.start
         count = len(self.rows) * settings.batch * settings.accumulate * state.accelerator.num_processes
         means = {name: sum(row[name] for row in self.rows) / len(self.rows) for name in self.rows[0]}
         speed, wait = count / seconds, self.wait / seconds
         lr = state.optimizer.param_groups[0]["lr"]
-        self.run.log(state.step, **means, grad_norm=norm, lr=lr, images_per_second=speed, data_wait=wait, skipped=skipped)
+        pace = {"images_per_second": speed, "data_wait": wait}
+        self.run.log(state.step, **means, grad_norm=norm, lr=lr, **pace, skipped=skipped)
         left = (settings.steps - state.step) * seconds / len(self.rows)
         text = f"loss {means['loss']:.4f}  {speed:.0f} images/s  data wait {wait:.0%}"
         self.live.update(self.task, description=text)
@@ -68,7 +79,6 @@ class Report:
         if losses:
             self.run.log(self.state.step, **losses)
             self.say("  ".join([f"step {self.state.step}", *(f"{name} {value:.4f}" for name, value in losses.items())]))
-        self._reset()  # the pause is no training time
 
     def say(self, text: str) -> None:
         """One line for a person."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import sys
 import time
@@ -14,7 +15,17 @@ from PIL import Image
 
 from unclip.checkpoint import read_header
 from unclip.cli.shell import run as run_app
-from unclip.config import Natural, NonNegativeFloat, Positive, PositiveFloat, Share, config, differences, override, read_toml
+from unclip.config import (
+    Natural,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Share,
+    config,
+    differences,
+    override,
+    read_toml,
+)
 from unclip.errors import UnclipError
 from unclip.version import VERSION
 
@@ -42,9 +53,9 @@ class OptimConfig:
 class RunConfig:
     """The run itself. `batch` is per process and micro-step; `accumulate` of them make one optimizer step.
 
-    `precision` "auto" is bf16 on CUDA and fp32 elsewhere: few CPUs have bf16 arithmetic, and others emulate it 20 times slower.
-    Every number called `*_every` counts optimizer steps; `keep` is how many states to resume from are kept. `previews` is
-    how many samples a preview draws, from validation data with seeds 0, 1, …; `validation` how many samples are validated on.
+    `precision` "auto" is bf16 on CUDA and fp32 elsewhere: few CPUs have bf16 arithmetic, others emulate it 20 times
+    slower. Every number called `*_every` counts optimizer steps; `keep` is how many states to resume from are kept.
+    `validation` is how many samples are validated on, `previews` how many of them a sheet shows, with seeds 0, 1, …
     """
 
     out: str
@@ -67,13 +78,13 @@ class Run:
     """A run folder: `config.json`, `log.jsonl`, `samples/`, `states/` to resume from, and `weights.safetensors`."""
 
     def __init__(self, settings: RunConfig, optim: OptimConfig, config: Mapping[str, Any]) -> None:
-        """Opens the folder, new or to be resumed. Raises UnclipError when it holds a run of another config."""
+        """The run of this config; nothing is written before `open`. Raises UnclipError when the folder is another's."""
         self.settings, self.optim, self.config = settings, optim, config
         self.folder = Path(settings.out)
         self.main = int(os.environ.get("RANK", "0")) == 0
+        self._board: Any = None
         if self.main:
-            self._claim(json.loads(json.dumps(config)))
-        self._board = _tensorboard(self.folder) if settings.tensorboard and self.main else None
+            self._check(json.loads(json.dumps(config)))
 
     @property
     def states(self) -> Path:
@@ -90,11 +101,26 @@ class Run:
         """Whether the weights of the last step are there, so that nothing is left to do."""
         return self.weights.is_file() and read_header(self.weights).provenance.get("step") == self.settings.steps
 
-    def log(self, step: int, **values: float) -> None:
-        """Adds a row to `log.jsonl` and, if it is on, to TensorBoard."""
+    def open(self, step: int) -> None:
+        """Makes the folder; or goes on at `step`, and what a killed run logged after it is forgotten."""
         if not self.main:
             return
-        row = {"step": step, "time": round(time.time(), 1), **{key: round(value, 6) for key, value in values.items()}}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UnclipError(f"run.out = {self.folder}: a file is in the way; give another folder") from None
+        _replace(self.folder / "config.json", json.dumps(self.config, indent=2) + "\n")
+        log = self.folder / "log.jsonl"
+        if log.is_file():
+            rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            _replace(log, "".join(row for row in rows if step and _step_of(row) <= step))
+        self._board = _tensorboard(self.folder, step) if self.settings.tensorboard else None
+
+    def log(self, step: int, **values: float) -> None:
+        """Adds a row to `log.jsonl` and, if it is on, to TensorBoard; what is not finite becomes null."""
+        if not self.main:
+            return
+        row = {"step": step, "time": round(time.time(), 1), **{key: _plain(value) for key, value in values.items()}}
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self._board is not None:
@@ -115,30 +141,34 @@ class Run:
         image.save(partial, format="PNG")
         partial.replace(path)
 
-    def _claim(self, config: dict[str, Any]) -> None:
+    def _check(self, config: dict[str, Any]) -> None:
+        if self.settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise UnclipError(
+                "run.tensorboard = true, but tensorboard is not installed; pip install 'unclip[tensorboard]'"
+            )
         path = self.folder / "config.json"
         if path.is_file():
-            changed = differences(json.loads(path.read_text(encoding="utf-8")), config)
-            if changed:
+            try:
+                old = json.loads(path.read_bytes())
+            except ValueError:
+                raise UnclipError(f"{path}: no JSON; mend it, or give run.out another folder") from None
+            changed = differences(old, config)
+            if changed and (self.weights.is_file() or any(self.states.glob("step-*.pt"))):  # else nothing would be lost
                 raise UnclipError(
                     f"{self.folder} holds a run of another config, which differs in {', '.join(changed)};"
                     " give run.out another folder, or the config it had"
                 )
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if any(self.folder.iterdir()):
+        elif self.folder.is_dir() and any(entry.suffix != ".part" for entry in self.folder.iterdir()):
             raise UnclipError(f"{self.folder} is not empty and holds no run; give run.out another folder")
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def command(train: Callable[[dict[str, Any], str | None], None]) -> None:
     """Runs `train` on a config file with overrides from the command line; the main of every `python -m stages.NAME`."""
-    app = App(help=sys.modules[train.__module__].__doc__, help_format="plaintext", help_formatter="plain", version=VERSION)
+    about = sys.modules[train.__module__].__doc__
+    app = App(help=about, help_format="plaintext", help_formatter="plain", version=VERSION)
 
     @app.default
-    def main(
-        config: Path, *overrides: str, init: Annotated[Path | None, Parameter(name="--init")] = None
-    ) -> None:
+    def main(config: Path, *overrides: str, init: Annotated[Path | None, Parameter(name="--init")] = None) -> None:
         """Train. The same command, run again, goes on where it stopped.
 
         Parameters
@@ -156,9 +186,29 @@ def command(train: Callable[[dict[str, Any], str | None], None]) -> None:
     run_app(app)
 
 
-def _tensorboard(folder: Path) -> Any:
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UnclipError("run.tensorboard = true, but tensorboard is not installed; pip install 'unclip[tensorboard]'")
+def _tensorboard(folder: Path, step: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+
+def _step_of(row: str) -> float:
+    """The step of a row of the log; infinite for one that was cut short."""
+    try:
+        return json.loads(row)["step"]
+    except ValueError:
+        return math.inf
+
+
+def _plain(value: float) -> float | None:
+    """The value with six digits, for JSON, which knows no nan."""
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -17,12 +17,12 @@ from stages.run import OptimConfig, Run
 from unclip.checkpoint import load_strictly, read_header, read_tensors
 from unclip.errors import UnclipError
 
-NAME = re.compile(r"step-(\d+)\.pt")
+NAME = re.compile(r"step-\d{8}\.pt")
 
 
 @dataclass(eq=False)
 class State:
-    """A training in progress. `net` is wrapped for training, `core` the bare module inside; `samples` were seen so far."""
+    """A training in progress. `net` is wrapped for training, `core` the bare module inside; `samples`: seen so far."""
 
     accelerator: Accelerator
     core: nn.Module
@@ -41,7 +41,7 @@ class State:
     @property
     def average(self) -> nn.Module:
         """The net with averaged weights, in evaluation mode: what is validated, previewed and exported."""
-        return self.ema.ema_model.eval()
+        return cast(nn.Module, self.ema.ema_model).eval()
 
 
 def begin(core: nn.Module, run: Run, init: str | None = None) -> State:
@@ -52,10 +52,9 @@ def begin(core: nn.Module, run: Run, init: str | None = None) -> State:
     settings, optim = run.settings, run.optim
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and torch.cuda.is_available())
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", gradient_accumulation_steps=settings.accumulate)
-    if init is not None:
-        read_header(init)  # says in one line what is wrong with the file
-        load_strictly(core, read_tensors(init), init)
-        core.requires_grad_(True)
+    newest = _saved(run.states)[-1:]
+    if init is not None and not newest:
+        _start_from(core, init)
     core.to(accelerator.device)
     # the average is built from the bare net: of a wrapped one no name would match, and it would never move
     ema = EMA(
@@ -66,11 +65,11 @@ def begin(core: nn.Module, run: Run, init: str | None = None) -> State:
         power=optim.ema_power,
         include_online_model=False,
         use_foreach=True,
-        param_or_buffer_names_no_ema={name for name, _ in core.named_buffers()},  # copied: a mask of -inf has no average
+        # buffers are copied: a mask of -inf has no average
+        param_or_buffer_names_no_ema={name for name, _ in core.named_buffers()},
     )
     net, optimizer = accelerator.prepare(core, _adamw(core, optim))
-    state = State(accelerator, core, net, optimizer, ema.to(accelerator.device))
-    newest = _saved(run.states)[-1:]
+    state = State(accelerator, core, net, optimizer, cast(EMA, ema.to(accelerator.device)))
     if newest:
         _restore(state, newest[0])
     return state
@@ -86,13 +85,22 @@ def save(state: State, run: Run, position: Any) -> None:
         try:
             torch.save(_contents(state), partial)
             os.replace(partial, path)
-        except RuntimeError as error:  # torch's word for a full disk
+        except (OSError, RuntimeError) as error:  # the latter is torch's word for a full disk
             raise UnclipError(f"{path}: could not be written: {str(error).splitlines()[0]}") from None
         finally:
             partial.unlink(missing_ok=True)
         for old in _saved(run.states)[: -run.settings.keep]:
             old.unlink()
     state.accelerator.wait_for_everyone()
+
+
+def _start_from(core: nn.Module, init: str) -> None:
+    """Gives `core` the weights in a checkpoint. Raises UnclipError when they are of another net."""
+    header, expected = read_header(init), type(core).__name__.lower()
+    if header.net != expected:
+        raise UnclipError(f"{init}: holds a {header.net}; expected a {expected}")
+    load_strictly(core, read_tensors(init), init)
+    core.requires_grad_(True)
 
 
 def _contents(state: State) -> dict[str, Any]:
@@ -114,10 +122,12 @@ def _restore(state: State, path: Path) -> None:
         state.ema.load_state_dict(saved["ema"])
         state.step, state.samples, state.positions = saved["step"], saved["samples"], saved["positions"]
     except Exception as error:  # noqa: BLE001 (a damaged file can fail in any way)
-        raise UnclipError(f"{path}: cannot be resumed from ({type(error).__name__}); delete it to use the one before") from None
+        kind = type(error).__name__
+        raise UnclipError(f"{path}: cannot be resumed from ({kind}); delete it to use the one before") from None
     ranks = state.accelerator.num_processes
     if len(state.positions) != ranks:
-        raise UnclipError(f"{path}: written by {len(state.positions)} processes, this run has {ranks}; resume with as many")
+        wrote = len(state.positions)
+        raise UnclipError(f"{path}: written by {wrote} processes, this run has {ranks}; resume with as many")
 
 
 def _saved(folder: Path) -> list[Path]:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.data import Batch, DataConfig, validation_batches
+from stages.data import Batch, DataConfig
 from stages.degrade import DegradeConfig, low_res, random_crop
 from stages.export import export
-from stages.fit import Preview, Watch, fit, stream
+from stages.fit import Preview, Watch, fit, held_out, stream
 from stages.run import OptimConfig, Run, RunConfig, command
 from stages.state import begin
 from unclip.config import Positive, PositiveFloat, build, config, to_dict
@@ -30,7 +30,7 @@ from unclip.stage import Sampling, Stage
 
 @config
 class ObjectiveConfig:
-    """`crop`: side of the square that training sees of the target (the paper: a quarter of it). `min_snr`: gamma of its weights."""
+    """`crop`: side of the square that training sees of the target (the paper: a quarter). `min_snr`: gamma."""
 
     crop: Positive
     min_snr: PositiveFloat | None = None
@@ -38,7 +38,7 @@ class ObjectiveConfig:
 
 @config
 class UpsamplerRun:
-    """The config file of an upsampler; [data] holds pictures of the target size, or crops of such at least `crop` wide."""
+    """The config file of an upsampler; [data] holds pictures of the target size, or crops of them, `crop` or wider."""
 
     model: UpsamplerConfig
     process: ProcessConfig = ProcessConfig(predicts="eps")
@@ -89,11 +89,12 @@ def train(values: dict[str, Any], init: str | None) -> None:
         raise UnclipError("upsampler config: data.images = false; an upsampler is trained on pictures")
     run = Run(settings.run, settings.optim, to_dict(settings) | {"init": init or ""})
     if run.finished:
-        return run.say("finished before; nothing to do")
+        run.say("finished before; nothing to do")
+        return
     torch.manual_seed(settings.run.seed)
     state = begin(Upsampler(settings.model), run, init)
     objective = Objective(settings, Process(settings.process))
-    validation = validation_batches(settings.data, settings.run.batch, settings.run.validation)
+    validation = held_out(settings.data, run)
     watch = Watch(
         validation,
         lambda net: preview(net, objective, validation),

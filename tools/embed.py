@@ -2,8 +2,8 @@
 
     python -m tools.embed SHARDS OUT --clip CLIP.safetensors
 
-OUT gets the same samples, each with image_emb.npy [d] and text_emb.npy [captions, d], and on request text_hidden.npy and
-text_mask.npy; all float16. Finished shards that lie there are kept, so the same command goes on where it stopped.
+OUT gets the same samples, each with image_emb.npy [d] and text_emb.npy [captions, d], and on request text_hidden.npy
+and text_mask.npy; all float16. Finished shards that lie there are kept, so the same command goes on where it stopped.
 """
 
 import io
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import webdataset as wds
 from cyclopts import App
 from cyclopts.types import PositiveInt
 from rich.progress import track
+from webdataset.writer import TarWriter
 
 from stages.samples import PICTURES, Decoding, captions_of, decode
 from stages.shards import INDEX, Faults, Raw, find, read
@@ -52,10 +52,13 @@ def embed(
         auto, cpu, cuda, cuda:N or mps.
     """
     net, source, faults = Clip(clip, pick_device(device)), find(shards, "SHARDS"), Faults()
+    names = [path.name for path in source.paths]
+    if len(set(names)) < len(names):
+        raise UnclipError(f"{shards}: two of its shards have one name; embed their folders one by one")
     out.mkdir(parents=True, exist_ok=True)
     index = _open_index(out, net, states)
-    for number in track(range(len(source.paths)), description="embedding"):
-        name = source.paths[number].name
+    for number in track(range(len(names)), description="embedding"):
+        name = names[number]
         if name in index["shards"] and (out / name).is_file():
             continue
         raws = list(read(source, [number], (*PICTURES, "txt", "json"), faults))
@@ -95,7 +98,7 @@ def _embedded(clip: Clip, raws: Sequence[Raw], states: bool, faults: Faults) -> 
     for raw in raws:
         try:
             pictures.append(decode(raw, Decoding(True, size, None), 0).image)
-            words.append([caption for caption in captions_of(raw)])
+            words.append(captions_of(raw))
             good.append(raw)
         except Exception as error:  # noqa: BLE001 (a damaged sample can fail in any way)
             faults.add(f"{raw['__key__']}: {error}")
@@ -119,7 +122,7 @@ def _embedded(clip: Clip, raws: Sequence[Raw], states: bool, faults: Faults) -> 
 def _write(path: Path, samples: Sequence[Raw]) -> None:
     """A shard, whole under its name or not at all."""
     buffer = io.BytesIO()
-    with wds.TarWriter(buffer, encoder=False, mtime=0) as tar:
+    with TarWriter(buffer, encoder=False, mtime=0) as tar:
         for sample in samples:
             tar.write({key: value for key, value in sample.items() if key != "__url__"})
     _replace(path, buffer.getvalue())

@@ -6,7 +6,9 @@ render shards → train clip → embed → train prior, decoder, both upsamplers
 Every step is the command a person would type, and each goes on where it stopped, so this does too.
 """
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -77,7 +79,7 @@ def reproduce(folder: Path, *, out: Path | None = None, scale: float = 1.0) -> N
     for step in steps(plan, folder, root, scale):
         began = time.time()
         print(f"== {step.name}: {' '.join(step.words)}", flush=True)
-        code = subprocess.run([sys.executable, *step.words], check=False).returncode
+        code = _run(step)
         if code:
             raise UnclipError(f"{step.name} failed with exit code {code}; mend it and run the same command again")
         print(f"== {step.name}: {time.time() - began:.0f} s", flush=True)
@@ -113,6 +115,17 @@ def assemble(plan: Plan, runs: Path, folder: Path) -> None:
         shutil.copyfile(runs / name / "weights.safetensors", folder / f"{name}.safetensors")
     files = ", ".join(f'"{name}.safetensors"' for name in plan.upsamplers)
     (folder / "system.toml").write_text(f'name = "{plan.name}"\nupsamplers = [{files}]\n', encoding="utf-8")
+
+
+def _run(step: Step) -> int:
+    """The exit code of a step. Ctrl-C is handed on once, and waited for: a training then saves its state."""
+    process = subprocess.Popen([sys.executable, *step.words], start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+        raise
 
 
 def _renders(plan: Plan, renders: Renders, folder: Path, scale: float) -> Iterator[Step]:

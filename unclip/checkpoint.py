@@ -69,7 +69,10 @@ def read_header(path: str | Path) -> Header:
         raise UnclipError(f"{path}: damaged, cut short or no safetensors file ({error}); get or write it again") from None
     if KEY not in metadata:
         raise UnclipError(f"{path}: a safetensors file of some other program: its header has no {KEY!r} entry")
-    values = json.loads(metadata[KEY])
+    try:
+        values = dict(json.loads(metadata[KEY]))
+    except (TypeError, ValueError):
+        raise UnclipError(f"{path}: the {KEY!r} entry of its header is damaged; get or write the file again") from None
     if values.get("format") != FORMAT:
         raise UnclipError(f"{path}: checkpoint format {values.get('format')}; this version of unclip reads {FORMAT}")
     return build(Header, values, f"{path}: header")

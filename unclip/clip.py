@@ -98,7 +98,8 @@ class Clip:
     @functools.cached_property
     def net(self) -> open_clip.CLIP:
         """open_clip's module."""
-        net = build_net(self.config)
+        with torch.random.fork_rng(devices=[]):  # reading a file must not move the global generator
+            net = build_net(self.config)
         load_strictly(net, read_tensors(self.path), self.path)
         return net.to(self.device).eval().requires_grad_(False)
 

@@ -3,6 +3,7 @@
 Validation is pydantic's; this file turns its report into one line that names the file and the key.
 """
 
+import copy
 import dataclasses
 import difflib
 import json
@@ -17,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from unclip.errors import UnclipError
 
 T = TypeVar("T")
+UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")  # pydantic's words for a key that the class has not
 
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
@@ -44,7 +46,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise UnclipError(f"{where}: {_unknown(cls, unknown[:1])}")
     try:
         # JSON mode is pydantic's strict mode in which a list may still stand for a tuple
-        return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        # (str: TOML's dates have no place in a config, and are told so where a key does not take a string)
+        return TypeAdapter(cls).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         raise UnclipError(f"{where}: {_describe(error, cls)}") from None
 
@@ -71,7 +74,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of `values` with each "key.path=value" set; a value is read as TOML, or else taken as a string."""
-    result = json.loads(json.dumps(values))
+    result = copy.deepcopy(dict(values))
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
@@ -114,11 +117,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def _describe(error: ValidationError, cls: type) -> str:
-    problem = error.errors()[0]
+    # a misspelt key shows up as unknown and as missing: the former says more
+    problem = min(error.errors(), key=lambda one: one["type"] not in UNKNOWN)
     path = [str(part) for part in problem["loc"]]
     key, given = ".".join(path), problem.get("input")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if problem["type"] in UNKNOWN:
         return _unknown(cls, path) + more
     if problem["type"] in ("missing", "missing_argument"):
         return f"key {key!r} is missing{more}"
@@ -140,7 +144,8 @@ def _keys(cls: Any, path: Sequence[str]) -> list[str]:
     for name in path:
         if not dataclasses.is_dataclass(cls):
             return []
-        hint = next((field.type for field in dataclasses.fields(cls) if field.name == name), None)
+        hint = next((field.type for field in dataclasses.fields(cls) if field.name == name), cls)
+        # (an index or a table's key is no field, and leads to the class that the field before it holds)
         options = [hint, *getattr(hint, "__args__", ())]
         cls = next((option for option in options if dataclasses.is_dataclass(option)), None)
     return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []

@@ -19,6 +19,8 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type != "cpu" and (found is None or found.type != device.type):
         here = found.type if found else "no accelerator"
         raise UnclipError(f"device {name!r}: this machine has {here}; use --device cpu or auto")
+    if device.type != "cpu" and (device.index or 0) >= torch.accelerator.device_count():
+        raise UnclipError(f"device {name!r}: this machine has {torch.accelerator.device_count()}, counted from 0")
     return device
 
 

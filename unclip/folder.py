@@ -100,6 +100,8 @@ def _check(parts: Parts, folder: Path) -> None:
                 f"{folder}: the {name} was trained on CLIP {parent[:12]} but the system's CLIP is"
                 f" {parts.clip.fingerprint[:12]}; use matching files, or set allow_mixed_clip = true in {FILE}"
             )
+    for stage in (parts.prior, parts.decoder):
+        _check_text(stage, parts.clip, folder)
     dims = {parts.clip.config.embed_dim, parts.prior.net.config.image_emb, parts.decoder.net.config.image_emb}
     if len(dims) > 1:
         raise UnclipError(f"{folder}: CLIP, prior and decoder disagree on the embedding's size: {sorted(dims)}")
@@ -109,3 +111,14 @@ def _check(parts: Parts, folder: Path) -> None:
         if size * made.scale != made.size:
             raise UnclipError(f"{folder}: an upsampler makes {made.size} px from {made.size // made.scale}, but gets {size}")
         size = made.size
+
+
+def _check_text(stage: Stage, clip: Clip, folder: Path) -> None:
+    """That a stage can read this CLIP's token ids, or its hidden states."""
+    made = stage.net.config
+    reads = {"own": ("vocabulary", clip.tokenizer.vocabulary), "hidden": ("text_hidden", clip.config.text_width)}
+    if made.text in reads:
+        key, given = reads[made.text]
+        wanted = getattr(made, key)
+        if wanted != given:
+            raise UnclipError(f"{folder}: the {stage.name} was made for {key} = {wanted}, but this CLIP has {given}")

@@ -21,7 +21,7 @@ RECIPE = "unclip"  # the PNG text chunk that holds a picture's recipe
 
 def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
     """The pixels of a PIL image, in [-1, 1]; transparency is laid on white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1).float() / 127.5 - 1
@@ -91,7 +91,10 @@ def save_png(image: Image.Image, path: str | Path, recipe: Mapping[str, Any] | N
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """The recipe inside a picture. Raises UnclipError when the file is no picture of ours."""
-    text = getattr(open_image(path), "text", {}).get(RECIPE)
+    text = open_image(path).info.get(RECIPE)
     if text is None:
         raise UnclipError(f"{path}: holds no recipe; only PNGs that unclip wrote, and nobody saved again, do")
-    return json.loads(text)
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise UnclipError(f"{path}: its recipe is damaged") from None

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ def silent(stage: str, step: Step) -> None:
     """An OnStep that does nothing."""
 
 
+@runtime_checkable
 class EmbeddingPrior(Protocol):
     """What the orchestrator asks of a prior, be it diffusion, autoregressive, one-pass or an oracle."""
 

@@ -3,14 +3,15 @@
 Free of torch and pydantic, so that `unclip --help` answers at once: `unclip.config.build` checks it when work begins.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 Sampler = Literal["ddpm", "ddim", "dpmpp_2m"]
 Count = Annotated[int, Gt(0)]
-Amount = Annotated[float, Ge(0)]
+Amount = Annotated[float, Ge(0), Lt(math.inf)]
 Share = Annotated[float, Ge(0), Le(1)]
 
 

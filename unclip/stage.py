@@ -18,6 +18,7 @@ from unclip.config import NonNegativeFloat, Positive, PositiveFloat, Share, buil
 from unclip.diffusion.guidance import Denoiser, clipped, dynamic_threshold, guided, plain
 from unclip.diffusion.process import Process, ProcessConfig
 from unclip.diffusion.samplers import Step, sample
+from unclip.errors import UnclipError
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -78,9 +79,17 @@ class Stage(Generic[N]):
         return sample(how.sampler, denoise, noise(), times, self.process.schedule, noise, how.eta)
 
     def at(self, **changes: Any) -> "Stage[N]":
-        """This stage with other sampling settings; None leaves one as it is."""
+        """This stage with other sampling settings; None leaves one as it is.
+
+        Raises UnclipError, before any work is done, for more steps than the process has.
+        """
         given = {name: value for name, value in changes.items() if value is not None}
-        return dataclasses.replace(self, sampling=dataclasses.replace(self.sampling, **given))
+        how = dataclasses.replace(self.sampling, **given)
+        try:
+            self.process.schedule.times(how.steps, how.spacing)
+        except UnclipError as error:
+            raise UnclipError(f"{self.name}: {error}") from None
+        return dataclasses.replace(self, sampling=how)
 
     # no_grad and autocast stand around each call of the net, never around a yield, which would leak them to the caller
 

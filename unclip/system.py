@@ -1,12 +1,13 @@
 """The orchestrator: text → CLIP text embedding → image embedding → 64 px → 256 px → 1024 px."""
 
 import dataclasses
+import operator
 import secrets
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -67,7 +68,7 @@ class UnCLIP:
     def generate(
         self,
         prompts: str | Sequence[str],
-        seeds: Sequence[int] | None = None,
+        seeds: Iterable[SupportsIndex] | None = None,
         batch: int = 4,
         on_step: OnStep = silent,
         **settings: Any,
@@ -96,12 +97,14 @@ class UnCLIP:
         return steps
 
     def resolve(self, settings: Settings) -> Settings:
-        """The settings with the system's own values where the user left them open, so that a recipe is complete."""
+        """The settings with the system's own values where the user left them open, so that a recipe is complete.
+
+        `upsampler_steps` stays open, since each upsampler has its own; a recipe's `sampling` tells them.
+        """
         size = settings.size or self.sizes[-1]
         if size not in self.sizes:
             raise UnclipError(f"size = {size}: this system makes {', '.join(map(str, self.sizes))}")
         how = self.decoder.at(**_decoder_changes(settings)).sampling
-        steps = settings.upsampler_steps or (self.upsamplers[0].sampling.steps if size > self.sizes[0] else None)
         return dataclasses.replace(
             self.prior.resolve(settings),
             size=size,
@@ -109,7 +112,6 @@ class UnCLIP:
             steps=how.steps,
             sampler=how.sampler,
             eta=how.eta,
-            upsampler_steps=steps,
         )
 
     def at(self, settings: Settings) -> "UnCLIP":
@@ -171,6 +173,7 @@ class UnCLIP:
             "prompt": prompt,
             "seed": seed,
             "settings": to_dict(chosen),
+            "sampling": {stage.name: to_dict(stage.sampling) for stage in (self.decoder, *self.upsamplers)},
             "system": self.identity,
             "made_by": made_by | {"dtype": precision},
         }
@@ -204,16 +207,18 @@ def _is_guided_away(chosen: Settings) -> bool:
     return bool(chosen.negative) and chosen.guidance != 1
 
 
-def _pairs(prompts: str | Sequence[str], seeds: Sequence[int] | None) -> list[tuple[str, int]]:
+def _pairs(prompts: str | Sequence[str], seeds: Iterable[SupportsIndex] | None) -> list[tuple[str, int]]:
     """One (prompt, seed) per picture. Raises UnclipError when their numbers do not match."""
     words = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not words or (seeds is not None and not seeds):
+    numbers = [secrets.randbelow(2**32) for _ in words] if seeds is None else [operator.index(seed) for seed in seeds]
+    if not words or not numbers:
         raise UnclipError("nothing to generate: expected at least one prompt and one seed")
-    numbers = [secrets.randbelow(2**32) for _ in words] if seeds is None else list(seeds)
     if len(words) == 1:
         words = words * len(numbers)
     if len(words) != len(numbers):
         raise UnclipError(f"{len(words)} prompts and {len(numbers)} seeds: expected one seed per prompt")
+    if any("\ud800" <= letter <= "\udfff" for word in words for letter in word):
+        raise UnclipError("a prompt is not valid Unicode text; give it in the encoding of your terminal, usually UTF-8")
     if not all(word.strip() for word in words):
         warnings.warn("an empty prompt is drawn unconditionally", UnclipWarning, stacklevel=3)
     return list(zip(words, numbers, strict=True))

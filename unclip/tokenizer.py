@@ -52,7 +52,7 @@ class Tokenizer:
         ids = torch.zeros(len(prompts), context, dtype=torch.long)
         mask = torch.zeros(len(prompts), context, dtype=torch.bool)
         for row, prompt in enumerate(prompts):
-            pieces = self.bpe.encode(_as_text(prompt))
+            pieces = self._pieces(prompt)
             if len(pieces) > context - 2:
                 cut = self.bpe.decode(pieces[context - 2 :]).strip()
                 warnings.warn(
@@ -64,6 +64,20 @@ class Tokenizer:
             ids[row, : len(pieces)] = torch.tensor(pieces)
             mask[row, : len(pieces)] = True
         return ids, mask
+
+    def _pieces(self, prompt: str) -> list[int]:
+        """A prompt's ids, CLIP's special tokens spelled out: inside, one would end it.
+
+        They are looked for among the ids, since CLIP's cleaning also makes them of capitals, HTML entities and wide letters.
+        """
+        pieces = self.bpe.encode(prompt)
+        for token in SPECIAL:
+            special = self.bpe.encoder[token]
+            if special in pieces:
+                warnings.warn(f"the prompt holds a literal {token}: it is taken as text", UnclipWarning, stacklevel=3)
+                spelled = self.bpe.encode(f"< {token[1:-1]} >")
+                pieces = [one for piece in pieces for one in (spelled if piece == special else [piece])]
+        return pieces
 
 
 def used_merges(captions: Iterable[str]) -> tuple[str, ...]:
@@ -92,14 +106,3 @@ def _applied(pieces: list[str], ranks: dict[tuple[str, str], int]) -> set[tuple[
             else:
                 merged.append(piece)
         pieces = merged
-
-
-def _as_text(prompt: str) -> str:
-    """The prompt with CLIP's special tokens spelled so that they are read as text: inside, they would end it."""
-    for token in SPECIAL:
-        if token in prompt.lower():
-            warnings.warn(f"the prompt holds a literal {token}: it is taken as text", UnclipWarning, stacklevel=3)
-            start = prompt.lower().index(token)
-            name = prompt[start + 1 : start + len(token) - 1]
-            prompt = _as_text(f"{prompt[:start]}< {name} >{prompt[start + len(token) :]}")
-    return prompt

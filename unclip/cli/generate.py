@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
 
-from unclip.cli.output import progress, save, slug
+from unclip.cli.output import check_folder, progress, save, slug
 from unclip.settings import Settings
 
 
@@ -50,6 +50,7 @@ def generate(
     
     if not prompts:
         raise UnclipError('no prompt given; expected one, as in: unclip generate "a red cube" --model FOLDER')
+    check_folder(out)
     chosen = to_dict(build(Settings, asdict(settings), "generate"))
     from unclip.system import UnCLIP  # takes seconds: only once the request is known to make sense
 

@@ -1,10 +1,14 @@
 """What commands leave behind: progress bars, and pictures under names that were free."""
 
 import contextlib
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from unclip.errors import UnclipError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,9 +23,20 @@ def progress(plan: Mapping[str, int]) -> Iterator["OnStep"]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description:>14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    # a bar on a terminal would catch all that is printed: only where that is the same terminal it has to
+    redirect = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=redirect) as bars:
         tasks = {name: bars.add_task(name, total=total) for name, total in plan.items()}
         yield lambda stage, step: bars.advance(tasks[stage])
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UnclipError, before any work is done, when pictures could not be written to `folder`; makes nothing."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UnclipError(f"--out {folder}: {there} is a file; expected a folder, new or not")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UnclipError(f"--out {folder}: you may not write to {there}; choose another folder")
 
 
 def save(image: "Image.Image", folder: Path, stem: str, recipe: Mapping[str, Any] | None = None) -> Path:
@@ -40,5 +55,6 @@ def save(image: "Image.Image", folder: Path, stem: str, recipe: Mapping[str, Any
 
 
 def slug(prompt: str) -> str:
-    """A file name made of a prompt's first words."""
-    return "-".join(re.findall(r"\w+", prompt.lower()))[:60].strip("-") or "unconditional"
+    """A file name made of a prompt's first words, at most 60 bytes long."""
+    words = "-".join(re.findall(r"\w+", prompt.lower()))
+    return words.encode(errors="ignore")[:60].decode(errors="ignore").strip("-") or "unconditional"

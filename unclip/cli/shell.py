@@ -20,11 +20,12 @@ def run(app: App) -> None:
     Whatever was finished before stays.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends like Ctrl-C
+    app.suppress_keyboard_interrupt = False  # cyclopts would exit without a word
     with one_line_warnings():
         try:
             app(exit_on_error=False, print_error=False)
         except CycloptsError as error:
-            sys.exit(f"error: {' '.join(str(error).split())}")
+            sys.exit(f"error: {_one_line(error)}")
         except UnclipError as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
@@ -33,23 +34,31 @@ def run(app: App) -> None:
         except BrokenPipeError:
             sys.exit(1)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EPERM):
+            if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
                 raise
-            sys.exit(f"error: {error.filename or 'a file'}: could not be written: {error.strerror}")
+            sys.exit(f"error: {error.filename or 'a file could not be written'}: {error.strerror}")
 
 
 @contextlib.contextmanager
 def one_line_warnings() -> Iterator[None]:
     """Prints every UnclipWarning once, as one line on stderr; other warnings stay as Python shows them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("once", UnclipWarning)
-        usual = warnings.showwarning
+        warnings.simplefilter("always", UnclipWarning)  # "once" means once per place in the code
+        usual, shown = warnings.showwarning, set()
 
         def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
             if issubclass(category, UnclipWarning):
-                print(f"warning: {message}", file=sys.stderr)
+                if str(message) not in shown:
+                    print(f"warning: {message}", file=sys.stderr)
+                shown.add(str(message))
             else:
                 usual(message, category, *rest)  # type: ignore[arg-type]
 
         warnings.showwarning = show
         yield
+
+
+def _one_line(error: CycloptsError) -> str:
+    text = " ".join(str(error).split())
+    report = getattr(error.__cause__, "errors", None)  # pydantic's, if some import brought it: paragraphs with a link
+    return f"{text.partition(' 1 validation error')[0]} {report()[0]['msg']}." if report else text

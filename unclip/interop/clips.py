@@ -1,11 +1,16 @@
 """Released CLIPs, made into checkpoints of ours."""
 
+import contextlib
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import open_clip
+import torch
 
-from unclip.clip import ClipConfig, export
+from unclip.checkpoint import load_strictly
+from unclip.clip import ClipConfig, build_net, export
 from unclip.errors import UnclipError
 
 
@@ -25,10 +30,13 @@ def import_open_clip(source: str, path: str | Path) -> None:
         name, _, weights = source.partition(":")
         name, label = _checked_name(name, weights, source), source
     try:
-        net, _, _ = open_clip.create_model_and_transforms(name, pretrained=weights or None)
+        with _quiet():
+            net, _, _ = open_clip.create_model_and_transforms(name, pretrained=weights or None)
         settings = open_clip.get_model_config(name)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise UnclipError(f"CLIP {source!r}: {' '.join(str(error).split())[:300]}") from None
+    except Exception as error:  # noqa: BLE001 (a foreign file can fail in any way)
+        raise UnclipError(f"CLIP {source!r}: damaged, or no plain state dict ({type(error).__name__})") from None
     if not isinstance(net, open_clip.CLIP) or settings is None:
         raise UnclipError(f"CLIP {source!r}: only open_clip's own two-tower CLIPs are supported, not {type(net).__name__}")
     preprocess = net.visual.preprocess_cfg
@@ -40,7 +48,20 @@ def import_open_clip(source: str, path: str | Path) -> None:
         mean=tuple(preprocess["mean"]),
         std=tuple(preprocess["std"]),
     )
+    with torch.device("meta"):  # before anything is written: weights that our CLIP could not take
+        load_strictly(build_net(made), net.state_dict(), f"CLIP {source!r}")
     export(net, made, path, {"source": label})
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip logs, in its own words, the errors that it raises as well."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _checked_name(name: str, weights: str, source: str) -> str:

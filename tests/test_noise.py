@@ -1,0 +1,46 @@
+"""Noise: a function of stage, seed and draw, and of nothing else."""
+
+import torch
+
+from unclip.noise import generator, stream
+
+
+def draws(seeds, stage="decoder", count=2):
+    source = stream(stage, seeds, (3, 4))
+    return torch.stack([source() for _ in range(count)])
+
+
+def test_a_row_is_the_same_alone_in_any_batch_and_in_any_place():
+    together = draws([5, 9, 2])
+    assert together.dtype == torch.float32
+    for place, seed in enumerate([5, 9, 2]):
+        assert torch.equal(together[:, place : place + 1], draws([seed]))
+    assert torch.equal(draws([2, 5]), together[:, [2, 0]])
+
+
+def test_streams_differ_by_stage_seed_and_draw():
+    seen = [*draws([0, 1], count=3).flatten(0, 1), *draws([0], "prior/0"), *draws([0], "prior/1")]
+    assert len({tuple(one.flatten().tolist()) for one in seen}) == len(seen)
+
+
+def test_streams_are_standard_normal_and_uncorrelated():
+    source = stream("decoder", range(64), (512,))
+    first, second = source(), source()
+    assert abs(first.mean()) < 0.02
+    assert abs(first.var() - 1) < 0.03
+    for other in (second, first.roll(1, dims=0)):
+        assert abs((first * other).mean()) < 0.02
+
+
+def test_global_random_state_neither_matters_nor_moves():
+    torch.manual_seed(0)
+    before, one = torch.get_rng_state(), draws([1])
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert torch.equal(draws([1]), one)
+
+
+def test_a_generator_depends_on_each_part_of_its_key():
+    first = [torch.randn(4, generator=generator(*key)).tolist() for key in [(0, 1, 2), (0, 1, 3), (0, 2, 2), (1, 1, 2)]]
+    assert len({tuple(one) for one in first}) == 4
+    assert torch.randn(4, generator=generator(0, 1, 2)).tolist() == first[0]

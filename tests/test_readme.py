@@ -1,0 +1,39 @@
+"""The README's commands are real: CI runs the test command as it stands there, and the others are understood."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tools import embed, import_clip, reproduce
+from tools.world import __main__ as world
+from unclip.cli import app
+from unclip.config import override, read_toml
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line.removeprefix(".venv/bin/") for block in BLOCKS for line in block.splitlines() if line]
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    command = next(line for block in BLOCKS for line in block.splitlines() if line.endswith("pytest"))
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if not line.startswith("python3 ")])
+def test_command_is_understood(command: str) -> None:
+    words = shlex.split(command)
+    if words[0] == "unclip":
+        app.parse_args(words[1:], exit_on_error=False, print_error=False)
+        return
+    assert words[:2] == ["python", "-m"]
+    module, rest = words[2], words[3:]
+    if module.startswith("stages."):
+        assert module.removeprefix("stages.") in ("clip", "prior", "decoder", "upsampler")
+        assert override(read_toml(ROOT / rest[0]), rest[1:])
+        return
+    programs = {"tools.world": world.app, "tools.embed": embed.app, "tools.reproduce": reproduce.app}
+    programs["tools.import_clip"] = import_clip.app
+    programs[module].parse_args(rest, exit_on_error=False, print_error=False)

@@ -51,7 +51,11 @@ def begin(core: nn.Module, run: Run, init: str | None = None) -> State:
     """
     settings, optim = run.settings, run.optim
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and torch.cuda.is_available())
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", gradient_accumulation_steps=settings.accumulate)
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # unless told, torchrun's processes would not find each other there
+        mixed_precision="bf16" if bf16 else "no",
+        gradient_accumulation_steps=settings.accumulate,
+    )
     newest = _saved(run.states)[-1:]
     if init is not None and not newest:
         _start_from(core, init)

@@ -57,6 +57,7 @@ def embed(
         raise UnclipError(f"{shards}: two of its shards have one name; embed their folders one by one")
     out.mkdir(parents=True, exist_ok=True)
     index = _open_index(out, net, states)
+    _write_index(out, index)  # before the first shard, which would be a stranger without it
     for number in track(range(len(names)), description="embedding"):
         name = names[number]
         if name in index["shards"] and (out / name).is_file():
@@ -69,7 +70,7 @@ def embed(
         ]
         _write(out / name, done)
         index["shards"][name] = len(done)
-        _replace(out / INDEX, json.dumps(index, indent=1).encode())
+        _write_index(out, index)
     print(f"{sum(index['shards'].values())} samples in {len(index['shards'])} shards, {faults.count} skipped")
     if faults.count:
         warnings.warn(f"{faults.count} samples skipped, the last because: {faults.reason}", UnclipWarning, stacklevel=2)
@@ -126,6 +127,10 @@ def _write(path: Path, samples: Sequence[Raw]) -> None:
         for sample in samples:
             tar.write({key: value for key, value in sample.items() if key != "__url__"})
     _replace(path, buffer.getvalue())
+
+
+def _write_index(out: Path, index: dict[str, Any]) -> None:
+    _replace(out / INDEX, json.dumps(index, indent=1).encode())
 
 
 def _replace(path: Path, data: bytes) -> None:

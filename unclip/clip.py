@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from unclip.checkpoint import Header, load_strictly, read_header, read_tensors, save
 from unclip.config import Positive, build, config, to_dict
@@ -117,8 +117,8 @@ class Clip:
     def encode(self, ids: Int[Tensor, "b l"], mask: Bool[Tensor, "b l"]) -> Text:
         """Embeddings and hidden states of token ids."""
         with torch.no_grad():
-            out = self.net.forward_intermediates(text=ids, text_indices=1, normalize=False)
-            hidden = self.net.ln_final(out["text_intermediates"][-1])
+            out: dict[str, Any] = self.net.forward_intermediates(text=ids, text_indices=1, normalize=False)
+            hidden: Tensor = cast(nn.Module, self.net.ln_final)(out["text_intermediates"][-1])
             return Text(self._scaled(out["text_features"].float()), hidden.float(), mask)
 
     def _scaled(self, emb: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:

@@ -59,7 +59,8 @@ def _text(net: Prior | Decoder, clip: Clip, prompts: Prompts) -> dict[str, Tenso
     if net.config.text == "none":
         return {}
     if net.config.text == "hidden":
-        assert prompts.text.hidden is not None and prompts.text.mask is not None
+        assert prompts.text.hidden is not None
+        assert prompts.text.mask is not None
         return {"text_hidden": prompts.text.hidden, "text_mask": prompts.text.mask}
     assert net.config.context is not None
     ids, mask = clip.tokenizer(prompts.words, net.config.context)

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -95,7 +95,7 @@ class Stage(Generic[N]):
 
     def _prepare(self, cond: Any) -> Any:
         with torch.no_grad(), self._autocast():
-            return self.net.prepare(cond)
+            return cast(Any, self.net).prepare(cond)  # every diffusion net has it; nn.Module cannot say so
 
     def _call(self, x: Float[Tensor, "b ..."], t: Tensor, cond: Any) -> Float[Tensor, "b ..."]:
         with torch.no_grad(), self._autocast():

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Int
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from unclip.errors import UnclipWarning
 
+Ranks = dict[tuple[str, str], int]  # the order in which merges apply
 SPECIAL = ("<start_of_text>", "<end_of_text>")
 
 
@@ -87,11 +89,11 @@ def used_merges(captions: Iterable[str]) -> tuple[str, ...]:
     used: set[tuple[str, str]] = set()
     for word in words:
         letters = "".join(whole.byte_encoder[byte] for byte in word.encode())
-        used |= _applied([*letters[:-1], letters[-1] + "</w>"], whole.bpe_ranks)
+        used |= _applied([*letters[:-1], letters[-1] + "</w>"], cast(Ranks, whole.bpe_ranks))
     return tuple(" ".join(merge) for merge in sorted(used, key=whole.bpe_ranks.__getitem__))
 
 
-def _applied(pieces: list[str], ranks: dict[tuple[str, str], int]) -> set[tuple[str, str]]:
+def _applied(pieces: list[str], ranks: Ranks) -> set[tuple[str, str]]:
     """The merges applied to one word, lowest rank first, until none applies."""
     applied = set()
     while True:

@@ -67,4 +67,4 @@ def generate(
     if len(done) > 1:
         from unclip.images import grid
 
-        print(save(grid(done, number if len(prompts) > 1 else None), out, f"{slug(prompts[0])}-grid"))
+        print(save(grid(done, number if len(prompts) > 1 else None), out, f"{slug(words[0])}-grid"))

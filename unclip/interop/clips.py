@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -39,14 +40,14 @@ def import_open_clip(source: str, path: str | Path) -> None:
         raise UnclipError(f"CLIP {source!r}: damaged, or no plain state dict ({type(error).__name__})") from None
     if not isinstance(net, open_clip.CLIP) or settings is None:
         raise UnclipError(f"CLIP {source!r}: only open_clip's own two-tower CLIPs are supported, not {type(net).__name__}")
-    preprocess = net.visual.preprocess_cfg
+    preprocess = cast(dict[str, Any], net.visual.preprocess_cfg)
     made = ClipConfig(
         embed_dim=settings["embed_dim"],
         quick_gelu=settings.get("quick_gelu", False),
         vision=settings["vision_cfg"],
         text={key: value for key, value in settings["text_cfg"].items() if key != "vocab_size"},
-        mean=tuple(preprocess["mean"]),
-        std=tuple(preprocess["std"]),
+        mean=cast(Triple, tuple(preprocess["mean"])),
+        std=cast(Triple, tuple(preprocess["std"])),
     )
     with torch.device("meta"):  # before anything is written: weights that our CLIP could not take
         load_strictly(build_net(made), net.state_dict(), f"CLIP {source!r}")

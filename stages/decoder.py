@@ -10,7 +10,7 @@ from stages.data import Batch, DataConfig, validation_batches
 from stages.embeddings import ClipSource, completed, image_emb, open_clip, prompts
 from stages.export import export
 from stages.fit import Preview, Watch, fit, held_out, stream
-from stages.run import OptimConfig, Run, RunConfig, command
+from stages.run import OptimConfig, Run, RunConfig, command, with_defaults
 from stages.state import begin
 from unclip.clip import Clip
 from unclip.conditioning import decoder_cond
@@ -23,6 +23,9 @@ from unclip.models.decoder import Decoder, DecoderConfig
 from unclip.noise import stream as noise_stream
 from unclip.priors import finish
 from unclip.stage import Sampling, Stage
+
+PROCESS = ProcessConfig(predicts="eps", variance="learned")
+SAMPLING = Sampling(sampler="ddpm", steps=250)
 
 
 @config
@@ -43,8 +46,8 @@ class DecoderRun:
     """The config file of a decoder."""
 
     model: DecoderConfig
-    process: ProcessConfig = ProcessConfig(predicts="eps", variance="learned")
-    sampling: Sampling = Sampling(sampler="ddpm", steps=250)
+    process: ProcessConfig = PROCESS
+    sampling: Sampling = SAMPLING
     clip: ClipSource
     data: DataConfig
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -54,8 +57,8 @@ class DecoderRun:
     def __post_init__(self) -> None:
         if self.model.learned_variance != (self.process.variance == "learned"):
             raise ValueError('model.learned_variance = true and process.variance = "learned" go together')
-        if self.data.image_size not in (None, self.model.size):
-            raise ValueError(f"data.image_size = {self.data.image_size} but model.size = {self.model.size}")
+        if self.data.image_size is not None and self.data.image_size < self.model.size:
+            raise ValueError(f"data.image_size = {self.data.image_size} is below model.size = {self.model.size}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Objective:
         assert batch.images is not None
         how, count, device = self.settings.objective, len(batch.images), batch.images.device
         x0 = square(batch.images, self.settings.model.size)
-        t = torch.randint(1, self.process.schedule.timesteps + 1, (count,), generator=rng).to(device)
+        t = torch.randint(1, self.process.schedule.timesteps + 1, (count,), generator=rng)
         eps = torch.randn(x0.shape, generator=rng).to(device)
         keep_image = torch.rand(count, generator=rng).to(device) >= how.image_drop
         keep_text = torch.rand(count, generator=rng).to(device) >= how.text_drop
@@ -80,7 +83,7 @@ class Objective:
         emb = image_emb(self.clip, self.settings.clip, batch)
         cond = decoder_cond(self.core, self.clip, words, emb, keep_image, keep_text & words.keep)
         xt = self.process.schedule.noised(x0, eps, t)
-        out = net(xt, t, cond)
+        out = net(xt, self.process.net_time(t, count, device), cond)
         if self.process.config.variance == "learned":
             return {"loss": hybrid(self.process, out, x0, eps, t, how.vlb, how.min_snr)}
         return {"loss": simple(self.process, out, x0, eps, t, how.min_snr)}
@@ -88,7 +91,7 @@ class Objective:
 
 def train(values: dict[str, Any], init: str | None) -> None:
     """Trains a decoder from the tables of its config file."""
-    settings = build(DecoderRun, completed(values), "decoder config")
+    settings = build(DecoderRun, with_defaults(completed(values), process=PROCESS, sampling=SAMPLING), "decoder config")
     if not settings.data.images:
         raise UnclipError("decoder config: data.images = false; a decoder is trained on pictures")
     run = Run(settings.run, settings.optim, to_dict(settings) | {"init": init or ""})

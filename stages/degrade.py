@@ -19,6 +19,7 @@ from torch import Tensor
 from unclip.config import Positive, PositiveFloat, Share, config
 from unclip.errors import UnclipError
 from unclip.images import to_pil, to_tensor
+from unclip.noise import augmented
 
 
 @config
@@ -95,13 +96,9 @@ def random_crop(
 def add_noise(
     images: Float[Tensor, "b c h w"], level: Float[Tensor, " b"], rng: torch.Generator
 ) -> Float[Tensor, "b c h w"]:
-    """sqrt(1 - level^2) x + level eps: noise-conditioning augmentation, variance-preserving (arXiv 2205.11487, A.1).
-
-    `level` is the noise's standard deviation: 0 leaves a sample bitwise as it is, 1 leaves nothing of it.
-    """
+    """`unclip.noise.augmented`, with noise from `rng`."""
     eps = torch.randn(images.shape, generator=rng, device=rng.device).to(images.device)
-    level = level[:, None, None, None]
-    return (1 - level**2).sqrt() * images + level * eps
+    return augmented(images, level, eps)
 
 
 def gaussian_blur(

@@ -13,7 +13,7 @@ from stages.data import Batch, DataConfig
 from stages.embeddings import ClipSource, completed, image_emb, open_clip, prompts
 from stages.export import export
 from stages.fit import Preview, Watch, fit, held_out, stream
-from stages.run import OptimConfig, Run, RunConfig, command
+from stages.run import OptimConfig, Run, RunConfig, command, with_defaults
 from stages.state import State, begin
 from unclip.clip import Clip
 from unclip.conditioning import prior_cond
@@ -25,6 +25,8 @@ from unclip.noise import generator
 from unclip.priors import DiffusionPrior
 from unclip.stage import Sampling, Stage
 
+PROCESS = ProcessConfig(predicts="x0", variance="analytic")
+SAMPLING = Sampling(sampler="ddpm", steps=64, threshold="none")
 POINTS = 64  # times at which the analytic variance's table is measured
 
 
@@ -41,8 +43,8 @@ class PriorRun:
     """The config file of a prior."""
 
     model: PriorConfig
-    process: ProcessConfig = ProcessConfig(predicts="x0", variance="analytic")
-    sampling: Sampling = Sampling(sampler="ddpm", steps=64, threshold="none")
+    process: ProcessConfig = PROCESS
+    sampling: Sampling = SAMPLING
     clip: ClipSource
     data: DataConfig
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -50,6 +52,10 @@ class PriorRun:
     run: RunConfig
 
     def __post_init__(self) -> None:
+        if self.sampling.threshold != "none" and self.sampling.limit <= 1:
+            raise ValueError(
+                f'sampling.limit = {self.sampling.limit}: embeddings exceed ±1; set sampling.threshold = "none"'
+            )
         if self.clip.embeddings == "computed" and not self.data.images:
             raise ValueError('data.images = false, but clip.embeddings = "computed" needs pictures')
 
@@ -67,23 +73,23 @@ class Objective:
         """Per-sample losses."""
         x0, xt, eps, t = self.noised(batch, rng)
         words = prompts(self.clip, self.settings.clip, batch, self.core)
-        keep = torch.rand(len(t), generator=rng).to(t.device) >= self.settings.objective.text_drop
+        keep = torch.rand(len(t), generator=rng).to(x0.device) >= self.settings.objective.text_drop
         cond = prior_cond(self.core, self.clip, words, keep & words.keep)
-        out = net(xt, t, cond)
+        out = net(xt, self.process.net_time(t, len(t), xt.device), cond)
         return {"loss": simple(self.process, out, x0, eps, t, self.settings.objective.min_snr)}
 
     def noised(self, batch: Batch, rng: torch.Generator, t: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x0, xt, eps and t for a batch; t is drawn unless given."""
         x0 = self.core.standardise(image_emb(self.clip, self.settings.clip, batch))
         times = torch.randint(1, self.process.schedule.timesteps + 1, (len(x0),), generator=rng)
-        times = (times if t is None else torch.full_like(times, t)).to(x0.device)
+        times = times if t is None else torch.full_like(times, t)  # on the CPU, where the schedule's table is
         eps = torch.randn(x0.shape, generator=rng).to(x0.device)
         return x0, self.process.schedule.noised(x0, eps, times), eps, times
 
 
 def train(values: dict[str, Any], init: str | None) -> None:
     """Trains a prior from the tables of its config file."""
-    settings = build(PriorRun, completed(values), "prior config")
+    settings = build(PriorRun, with_defaults(completed(values), process=PROCESS, sampling=SAMPLING), "prior config")
     run = Run(settings.run, settings.optim, to_dict(settings) | {"init": init or ""})
     if run.finished:
         run.say("finished before; nothing to do")
@@ -135,7 +141,9 @@ def eps_power(net: nn.Module, objective: Objective, validation: Sequence[Batch])
             words = prompts(objective.clip, objective.settings.clip, batch, net)
             cond = prior_cond(objective.core, objective.clip, words)
             with torch.no_grad():
-                estimate = objective.process.read(net(xt, times, cond), xt, t)
+                estimate = objective.process.read(
+                    net(xt, objective.process.net_time(t, len(times), device), cond), xt, t
+                )
             powers.append(schedule.eps(estimate.x0, xt, t).square().mean(dim=-1))
         table.append(round(float(torch.cat(powers).mean()), 6))
     return tuple(table)

@@ -34,7 +34,7 @@ from unclip.version import VERSION
 class OptimConfig:
     """AdamW with decoupled weight decay (none on vectors), warm-up over `warmup` steps, then constant or cosine to 0.
 
-    `clip` bounds the gradient's norm. `ema` is the decay of the weights' moving average, approached as
+    `clip` bounds the gradient's norm, 0 leaves it. `ema` is the decay of the weights' moving average, approached as
     1 - (1 + step) ** -ema_power so that early weights are forgotten.
     """
 
@@ -44,7 +44,7 @@ class OptimConfig:
     weight_decay: NonNegativeFloat = 0.0
     warmup: Natural = 0
     schedule: Literal["constant", "cosine"] = "constant"
-    clip: PositiveFloat | None = 1.0
+    clip: NonNegativeFloat = 1.0
     ema: Share = 0.9999
     ema_power: PositiveFloat = 0.75
 
@@ -138,8 +138,11 @@ class Run:
         folder.mkdir(exist_ok=True)
         path = folder / f"step-{step:07d}.png"
         partial = path.with_suffix(".part")
-        image.save(partial, format="PNG")
-        partial.replace(path)
+        try:
+            image.save(partial, format="PNG")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _check(self, config: dict[str, Any]) -> None:
         if self.settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -160,6 +163,11 @@ class Run:
                 )
         elif self.folder.is_dir() and any(entry.suffix != ".part" for entry in self.folder.iterdir()):
             raise UnclipError(f"{self.folder} is not empty and holds no run; give run.out another folder")
+
+
+def with_defaults(values: Mapping[str, Any], **tables: Any) -> dict[str, Any]:
+    """A run's config in which a table that is only begun, such as [sampling], is completed from the stage's own default."""
+    return {**values, **{name: to_dict(table) | values.get(name, {}) for name, table in tables.items()}}
 
 
 def command(train: Callable[[dict[str, Any], str | None], None]) -> None:
@@ -210,5 +218,8 @@ def _plain(value: float) -> float | None:
 def _replace(path: Path, text: str) -> None:
     """Writes a file, whole or not at all."""
     partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

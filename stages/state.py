@@ -120,14 +120,14 @@ def _contents(state: State) -> dict[str, Any]:
 
 def _restore(state: State, path: Path) -> None:
     try:
-        saved = torch.load(path, map_location=state.accelerator.device, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)  # what follows copies to where things are
         state.core.load_state_dict(saved["net"])
         state.optimizer.load_state_dict(saved["optimizer"])
         state.ema.load_state_dict(saved["ema"])
         state.step, state.samples, state.positions = saved["step"], saved["samples"], saved["positions"]
     except Exception as error:  # noqa: BLE001 (a damaged file can fail in any way)
-        kind = type(error).__name__
-        raise UnclipError(f"{path}: cannot be resumed from ({kind}); delete it to use the one before") from None
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UnclipError(f"{path}: cannot be resumed from; delete it to use the one before ({reason})") from None
     ranks = state.accelerator.num_processes
     if len(state.positions) != ranks:
         wrote = len(state.positions)

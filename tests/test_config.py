@@ -64,6 +64,24 @@ def test_a_file_and_overrides_become_one_frozen_object(tmp_path):
         made.count = 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """A dataclass of the standard library's, as the user's settings are."""
+
+    steps: int = 3
+
+
+def test_a_plain_dataclass_is_checked_alike():
+    assert build(Plain, {"steps": 4}, "x") == Plain(4)
+    for values, told in (
+        ({"stepz": 4}, "x: unknown key 'stepz'; did you mean 'steps'?"),
+        ({"steps": "4"}, "x: steps = '4'"),
+    ):
+        with pytest.raises(UnclipError) as caught:
+            build(Plain, values, "x")
+        assert str(caught.value).startswith(told)
+
+
 def test_none_is_left_out_of_tables():
     assert "limits" not in to_dict(build(Outer, GOOD, "c"))
 
@@ -106,7 +124,10 @@ def test_a_mistake_is_one_line_that_names_file_and_key(changes, told):
         (b'name = "a"\nname = "b"', "not valid TOML"),  # the last of two equal keys must not win in silence
         (b"name = ", "not valid TOML"),
         (b'name = "\xff"', "not valid TOML"),
-        (b'name = "a"\ncount = 2024-01-01\n[inner]\nwidth = 2', "count = '2024-01-01': input should be a valid integer"),
+        (
+            b'name = "a"\ncount = 2024-01-01\n[inner]\nwidth = 2',
+            "count = '2024-01-01': input should be a valid integer",
+        ),
     ],
 )
 def test_a_file_that_is_no_config_is_one_line(tmp_path, text, told):

@@ -48,8 +48,10 @@ def test_every_folder_has_all_five_stages() -> None:
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_config_is_valid(path: Path) -> None:
     settings = run_of(path)
-    assert settings.run.out == (f"runs/{path.parent.name}/" + ("" if path.parent.name == "paper" else "runs/") + path.stem)
-    with pytest.raises(UnclipError, match="unknown key 'run.stepz'; did you mean 'steps'"):
+    assert settings.run.out == (
+        f"runs/{path.parent.name}/" + ("" if path.parent.name == "paper" else "runs/") + path.stem
+    )
+    with pytest.raises(UnclipError, match=r"unknown key 'run\.stepz'; did you mean 'steps'"):
         build(type(settings), {**read_toml(path), "run": {"out": "x", "batch": 1, "stepz": 2}}, "x")
 
 

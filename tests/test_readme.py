@@ -22,6 +22,12 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
+def test_pictures_are_there_and_nothing_is_left_to_fill_in() -> None:
+    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
+    assert "MINUTES" not in README
+
+
 @pytest.mark.parametrize("command", [line for line in COMMANDS if not line.startswith("python3 ")])
 def test_command_is_understood(command: str) -> None:
     words = shlex.split(command)

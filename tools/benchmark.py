@@ -74,7 +74,9 @@ def benchmark(
 def overhead(folder: Path, clip: Clip, repeats: int) -> None:
     """The share of sampling time outside the decoder's net."""
     settings = _settings(folder, "decoder", decoder.DecoderRun, clip.path)
-    stage = Stage("decoder", Decoder(settings.model).to(clip.device).eval(), Process(settings.process), settings.sampling)
+    stage = Stage(
+        "decoder", Decoder(settings.model).to(clip.device).eval(), Process(settings.process), settings.sampling
+    )
     words = read(clip, [CAPTION])
     cond = decoder_cond(stage.net, clip, words, torch.zeros(1, settings.model.image_emb, device=clip.device))
     none = torch.zeros_like(words.keep)
@@ -102,7 +104,9 @@ def overhead(folder: Path, clip: Clip, repeats: int) -> None:
         seconds.append(time.process_time() - cpu)
     how = settings.sampling
     print(f"sampler overhead (decoder, {how.sampler}, {how.steps} steps, guidance {how.guidance:g}, one picture):")
-    print(f"  {statistics.median(shares[1:]):.2%} of the time outside the net; {statistics.median(seconds[1:]):.2f} CPU s")
+    print(
+        f"  {statistics.median(shares[1:]):.2%} of the time outside the net; {statistics.median(seconds[1:]):.2f} CPU s"
+    )
 
 
 def training(folder: Path, clip: Path, repeats: int, batch: int, device: torch.device) -> None:

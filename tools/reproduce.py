@@ -112,7 +112,9 @@ def assemble(plan: Plan, runs: Path, folder: Path) -> None:
     names = ["clip", "prior", "decoder", *plan.upsamplers]
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        shutil.copyfile(runs / name / "weights.safetensors", folder / f"{name}.safetensors")
+        partial = folder / f".{name}.part"
+        shutil.copyfile(runs / name / "weights.safetensors", partial)
+        partial.replace(folder / f"{name}.safetensors")
     files = ", ".join(f'"{name}.safetensors"' for name in plan.upsamplers)
     (folder / "system.toml").write_text(f'name = "{plan.name}"\nupsamplers = [{files}]\n', encoding="utf-8")
 

@@ -66,7 +66,9 @@ def read_header(path: str | Path) -> Header:
     except FileNotFoundError:
         raise UnclipError(f"{path}: no such file; expected an unclip checkpoint (.safetensors)") from None
     except (SafetensorError, OSError) as error:
-        raise UnclipError(f"{path}: damaged, cut short or no safetensors file ({error}); get or write it again") from None
+        raise UnclipError(
+            f"{path}: damaged, cut short or no safetensors file ({error}); get or write it again"
+        ) from None
     if KEY not in metadata:
         raise UnclipError(f"{path}: a safetensors file of some other program: its header has no {KEY!r} entry")
     try:

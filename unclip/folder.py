@@ -75,7 +75,9 @@ def open_parts(folder: str | Path, device: torch.device, dtype: torch.dtype) -> 
     decoder = stage("decoder", system.decoder, Decoder, system.sampling.decoder)
     changes = system.sampling.upsamplers or ({},) * len(system.upsamplers)
     if len(changes) != len(system.upsamplers):
-        raise UnclipError(f"{folder / FILE}: {len(changes)} sampling.upsamplers for {len(system.upsamplers)} upsamplers")
+        raise UnclipError(
+            f"{folder / FILE}: {len(changes)} sampling.upsamplers for {len(system.upsamplers)} upsamplers"
+        )
     upsamplers = []
     for file, change in zip(system.upsamplers, changes, strict=True):
         opened = stage(f"upsampler {file}", file, Upsampler, change)
@@ -95,6 +97,11 @@ def _check(parts: Parts, folder: Path) -> None:
     """That all stages were trained on this CLIP, and that each upsampler starts where the stage before it ends."""
     for name, header in parts.headers.items():
         parent = header.parents.get("clip")
+        if name in ("prior", "decoder") and parent is None and not parts.config.allow_mixed_clip:
+            raise UnclipError(
+                f"{folder}: the {name} does not say which CLIP it was trained on; use files that do, or set"
+                f" allow_mixed_clip = true in {FILE}"
+            )
         if parent not in (None, parts.clip.fingerprint) and not parts.config.allow_mixed_clip:
             raise UnclipError(
                 f"{folder}: the {name} was trained on CLIP {parent[:12]} but the system's CLIP is"
@@ -109,7 +116,9 @@ def _check(parts: Parts, folder: Path) -> None:
     for stage in parts.upsamplers:
         made = stage.net.config
         if size * made.scale != made.size:
-            raise UnclipError(f"{folder}: an upsampler makes {made.size} px from {made.size // made.scale}, but gets {size}")
+            raise UnclipError(
+                f"{folder}: an upsampler makes {made.size} px from {made.size // made.scale}, but gets {size}"
+            )
         size = made.size
 
 

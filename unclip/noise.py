@@ -14,6 +14,17 @@ def generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
+def augmented(
+    images: Float[Tensor, "b c h w"], level: Float[Tensor, " b"], eps: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "b c h w"]:
+    """sqrt(1 - level^2) x + level eps: noise-conditioning augmentation, variance-preserving form (arXiv 2205.11487, A.1).
+
+    `level` is the noise's standard deviation: 0 leaves a sample bitwise as it is, 1 leaves nothing of it.
+    """
+    level = level[:, None, None, None]
+    return (1 - level**2).sqrt() * images + level * eps
+
+
 def stream(
     stage: str, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu"
 ) -> Callable[[], Float[Tensor, "b ..."]]:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, prior_cond
+from unclip.config import to_dict
 from unclip.diffusion.samplers import Step
 from unclip.models.prior import Prior
 from unclip.noise import stream
@@ -44,6 +45,11 @@ class EmbeddingPrior(Protocol):
     @property
     def steps(self) -> dict[str, int]:
         """How often one draw calls `on_step`, by stage name."""
+        ...
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How it draws, as plain data for a recipe, by stage name."""
         ...
 
 
@@ -83,6 +89,11 @@ class DiffusionPrior:
     def steps(self) -> dict[str, int]:
         """How often one draw calls `on_step`."""
         return {self.stage.name: self.candidates * self.stage.sampling.steps}
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How it draws, for a recipe."""
+        return {self.stage.name: to_dict(self.stage.sampling)}
 
     def _candidate(self, prompts: Prompts, seeds: Sequence[int], k: int, on_step: OnStep) -> Float[Tensor, "b d"]:
         stage, net = self.stage, self.stage.net

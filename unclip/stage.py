@@ -29,6 +29,7 @@ class Sampling:
 
     `guidance` 1 is none. `interval` limits guidance to times between two shares of T. `threshold` keeps estimates of x0
     within ±`limit`: "static" clips, "dynamic" (arXiv 2205.11487, section 2.3) scales by the `percentile` of |x0|.
+    `level` is the noise that an upsampler built for it adds to its low-res picture (standard deviation, 0 is best in FID).
     """
 
     sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = "ddim"
@@ -40,6 +41,11 @@ class Sampling:
     threshold: Literal["none", "static", "dynamic"] = "static"
     limit: PositiveFloat = 1.0
     percentile: Share = 0.995
+    level: Share = 0.0
+
+    def __post_init__(self) -> None:
+        if self.interval is not None and self.interval[0] >= self.interval[1]:
+            raise ValueError(f"interval = {list(self.interval)}: expected two shares of T, the lower one first")
 
 
 @dataclass(frozen=True, eq=False)

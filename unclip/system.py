@@ -23,7 +23,7 @@ from unclip.folder import open_parts
 from unclip.images import to_pil
 from unclip.models.decoder import Decoder, DecoderCond
 from unclip.models.upsampler import Upsampler, UpsamplerCond
-from unclip.noise import stream
+from unclip.noise import augmented, stream
 from unclip.priors import DiffusionPrior, EmbeddingPrior, OnStep, finish, silent
 from unclip.settings import Settings
 from unclip.stage import Stage
@@ -37,7 +37,7 @@ class Picture:
     image: Image.Image
     prompt: str
     seed: int
-    image_emb: Float[Tensor, "d"]
+    image_emb: Float[Tensor, " d"]
     recipe: dict[str, Any]
 
 
@@ -105,6 +105,10 @@ class UnCLIP:
         if size not in self.sizes:
             raise UnclipError(f"size = {size}: this system makes {', '.join(map(str, self.sizes))}")
         how = self.decoder.at(**_decoder_changes(settings)).sampling
+        if settings.negative and how.guidance == 1:
+            warnings.warn("the negative prompt has no effect at guidance 1", UnclipWarning, stacklevel=3)
+        if settings.eta and how.sampler != "ddim":
+            warnings.warn(f"eta has no effect on the sampler {how.sampler}; it is ddim's", UnclipWarning, stacklevel=3)
         return dataclasses.replace(
             self.prior.resolve(settings),
             size=size,
@@ -173,7 +177,8 @@ class UnCLIP:
             "prompt": prompt,
             "seed": seed,
             "settings": to_dict(chosen),
-            "sampling": {stage.name: to_dict(stage.sampling) for stage in (self.decoder, *self.upsamplers)},
+            "sampling": self.prior.sampling
+            | {stage.name: to_dict(stage.sampling) for stage in (self.decoder, *self.upsamplers)},
             "system": self.identity,
             "made_by": made_by | {"dtype": precision},
         }
@@ -189,8 +194,17 @@ def upsample(
     for start in range(0, len(seeds), chunk):
         part = slice(start, start + chunk)
         noise = stream(stage.name, seeds[part], shape, stage.device)
-        done.append(finish(stage, stage.run(UpsamplerCond(low_res=x[part]), noise), on_step))
+        done.append(finish(stage, stage.run(_low_res(stage, x[part], seeds[part]), noise), on_step))
     return torch.cat(done)
+
+
+def _low_res(stage: Stage[Upsampler], x: Float[Tensor, "b 3 h w"], seeds: Sequence[int]) -> UpsamplerCond:
+    """What an upsampler starts from; noised by `sampling.level` if it was trained under noise-conditioning augmentation."""
+    if not stage.net.config.level:
+        return UpsamplerCond(low_res=x)
+    level = torch.full((len(x),), stage.sampling.level, device=x.device)
+    eps = stream(f"{stage.name}/low-res", seeds, x.shape[1:], x.device)()
+    return UpsamplerCond(low_res=augmented(x, level, eps), level=level)
 
 
 def _chunk(batch: int, stage: Stage[Upsampler]) -> int:

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import itertools
 import json
 import signal
 import tarfile
@@ -14,7 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from stages.run import OptimConfig, Run, RunConfig
+from stages.state import State, begin
 from tools.embed import embed
 from unclip.clip import ClipConfig, build_net, export
 from unclip.config import override
@@ -22,6 +26,7 @@ from unclip.tokenizer import used_merges
 
 CAPTIONS = ("a red cube", "a cube", "a cube on top of a small blue sphere")
 SIZE = 16
+TOY = OptimConfig(lr=0.1, clip=0.0, ema=0.9)
 UNET = {"channels": 8, "multipliers": [1, 2], "depth": 1, "head_channels": 8}
 CLIP = {
     "embed_dim": 8,
@@ -133,6 +138,20 @@ def other_clip(lab: Lab) -> Path:
     path = lab.root / "other.safetensors"
     write_clip(path, seed=1)
     return path
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Any:
+    """Begins a training of a linear map, always the same, in a new folder."""
+    numbers = itertools.count()
+
+    def start(optim: OptimConfig = TOY, **settings: Any) -> tuple[State, Run]:
+        defaults = {"out": str(tmp_path / str(next(numbers))), "batch": 4, "steps": 3, "log_every": 1, "previews": 0}
+        run = Run(RunConfig(**defaults | settings), optim, {})
+        torch.manual_seed(1)
+        return begin(nn.Sequential(nn.Linear(2, 1)), run), run
+
+    return start
 
 
 @pytest.fixture(autouse=True)

@@ -154,6 +154,8 @@ def test_eps_power_is_that_of_the_nets_own_noise_estimate(lab: Any) -> None:
     class Truth(Prior):
         """A net that knows the answer, so that its noise estimate is the noise."""
 
+        answer: Tensor
+
         def forward(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
             return self.answer
 

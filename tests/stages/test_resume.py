@@ -117,8 +117,10 @@ def test_the_command_exits_with_130_and_goes_on(
     number: signal.Signals,
 ) -> None:
     module, config = importlib.import_module("stages.prior"), tmp_path / "prior.toml"
-    lines = [f"[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-             for table, values in lab.values("prior", tmp_path / "elsewhere").items()]
+    lines = [
+        f"[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        for table, values in lab.values("prior", tmp_path / "elsewhere").items()
+    ]
     config.write_text("\n".join(lines))
     monkeypatch.setattr("sys.argv", ["prior", str(config), f"run.out={tmp_path / 'run'}"])
     signalled("prior", at=2, number=number)
@@ -191,7 +193,7 @@ def test_a_damaged_state_is_named_and_the_one_before_serves(
     signalled("upsampler", at=math.inf)
     newest = tmp_path / "run" / "states" / "step-00000005.pt"
     os.truncate(newest, newest.stat().st_size // 2)
-    with pytest.raises(UnclipError, match=r"step-00000005\.pt: cannot be resumed from .*; delete it") as error:
+    with pytest.raises(UnclipError, match=r"step-00000005\.pt: cannot be resumed from; delete it") as error:
         lab.train("upsampler", tmp_path / "run")
     assert "\n" not in str(error.value)
     newest.unlink()

@@ -137,9 +137,7 @@ def test_a_run_may_do_without_validation(lab: Any, tmp_path: Path, name: str) ->
     assert [json.loads(row)["step"] for row in (tmp_path / "run" / "log.jsonl").read_text().splitlines()] == [1]
 
 
-def test_damaged_samples_are_counted_and_said(
-    lab: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_samples_are_counted_and_said(lab: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "train"
     folder.mkdir()
     for path in (lab.root / "train").iterdir():

@@ -82,6 +82,14 @@ def test_the_average_is_that_of_the_bare_net(run: Run) -> None:
     assert 0.1 < float(difference.detach().min()) < 2
 
 
+def test_vectors_do_not_decay(run: Run) -> None:
+    run.optim = OptimConfig(lr=0.1, weight_decay=0.5)
+    decayed, plain = begin(nn.Linear(2, 3), run).optimizer.param_groups
+    assert [tuple(p.shape) for p in decayed["params"]] == [(3, 2)]
+    assert [tuple(p.shape) for p in plain["params"]] == [(3,)]
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)
+
+
 def test_init_gives_weights_and_nothing_else(lab: Any, tmp_path: Path) -> None:
     first = lab.train("prior", tmp_path / "first")
     weights = first / "weights.safetensors"

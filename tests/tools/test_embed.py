@@ -174,7 +174,9 @@ def test_other_folders_are_refused_in_one_line(source: Path, clips: list[Path], 
     embed(str(source), tmp_path / "out", clip=clips[0], device="cpu")
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     for clip, states, out in ((clips[1], False, tmp_path / "out"), (clips[0], True, tmp_path / "out")):
-        with pytest.raises(UnclipError, match="holds embeddings of another CLIP, or made with another --states") as error:
+        with pytest.raises(
+            UnclipError, match="holds embeddings of another CLIP, or made with another --states"
+        ) as error:
             embed(str(source), out, clip=clip, states=states, device="cpu")
         assert "\n" not in str(error.value)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from tools.world import captions, render, sample, shards
-from tools.world.__main__ import main
+from tools.world.__main__ import app
 from tools.world.pack import pack
 from tools.world.shards import Settings
+from unclip.cli.shell import run
 
 SETTINGS = Settings(size=32, crop=None, seed=3, split="test", shard=30)
 COUNT = 70
@@ -44,7 +45,11 @@ def world(tmp_path_factory):
 
 def _run(monkeypatch, capsys, *words):
     monkeypatch.setattr("sys.argv", ["world", *map(str, words)])
-    code = main()
+    with pytest.raises(SystemExit) as stopped:
+        run(app)
+    code = stopped.value.code
+    if isinstance(code, str):  # the interpreter prints it and exits with 1
+        return 1, [code]
     return code, capsys.readouterr().err.strip().splitlines()[-1]
 
 

@@ -1,18 +1,17 @@
 """The command line: python -m tools.world OUT --count N --size 64 …"""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tools.world.pack import pack
 from tools.world.shards import Settings
-from unclip.errors import UnclipError
+from unclip.cli.shell import run
 
 app = App(
     name="python -m tools.world",
@@ -69,19 +68,6 @@ def world(
         pack(out, settings, count, workers or len(os.sched_getaffinity(0)), device, advance)
 
 
-def main() -> int:
-    """Runs the command line; 1 after a user's mistake, told in one line; 130 after Ctrl-C."""
-    torch.set_num_threads(1)
-    try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False)
-    except (UnclipError, CycloptsError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; finished shards are kept, the same command goes on", file=sys.stderr)
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    torch.set_num_threads(1)
+    run(app)

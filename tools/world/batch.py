@@ -24,10 +24,10 @@ class Batch:
     eye: Float[Tensor, "b 3"]
     axes: Float[Tensor, "b 3 3"]  # right and up times tan(fov / 2), then forward
     light: Float[Tensor, "b 3"]
-    strength: Float[Tensor, "b"]
+    strength: Float[Tensor, " b"]
     tint: Float[Tensor, "b 3"]
     floor: Float[Tensor, "b 3"]
-    drawing: Bool[Tensor, "b"]
+    drawing: Bool[Tensor, " b"]
     shape: Int[Tensor, "b k"]  # index into solids.SOLIDS; -1 is padding
     centre: Float[Tensor, "b k 3"]
     half: Float[Tensor, "b k 3"]

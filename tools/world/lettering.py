@@ -21,7 +21,7 @@ def alphabet(device: str) -> Float[Tensor, "n h w"]:
     return torch.from_numpy(np.stack([_raster(word) for word in WORDS])).to(device)
 
 
-def lettering(point: Rays, word: Int[Tensor, "m"]) -> Float[Tensor, "m r"] | None:
+def lettering(point: Rays, word: Int[Tensor, " m"]) -> Float[Tensor, "m r"] | None:
     """How much ink (0 to 1) lies at canonical points of solids on whose front (local -z) `word` is printed.
 
     None where no row has a word.

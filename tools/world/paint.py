@@ -42,7 +42,7 @@ def pick(vector: Rays, rows: Tensor) -> Rays:
 
 
 def paint_floor(
-    batch: Batch, scene: Int[Tensor, "m"], ray: Rays
+    batch: Batch, scene: Int[Tensor, " m"], ray: Rays
 ) -> tuple[Float[Tensor, "3 m r"], Float[Tensor, "3 m r"]]:
     """sRGB of the floor in light and in a shadow.
 
@@ -69,7 +69,7 @@ def paint_floor(
     return encoded[:3], encoded[3:]
 
 
-def paint_solid(batch: Batch, scene: Int[Tensor, "m"], which: tuple[int, str], hits: Hits) -> Float[Tensor, "3 m r"]:
+def paint_solid(batch: Batch, scene: Int[Tensor, " m"], which: tuple[int, str], hits: Hits) -> Float[Tensor, "3 m r"]:
     """sRGB of solid `which` = (column, shape) of each row as seen at `hits`; rubbish where a ray hit something else."""
     k, shape = which
     centre, half, turn = (column(x[scene, k]) for x in (batch.centre, batch.half, batch.turn))

@@ -26,7 +26,7 @@ RAYS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 23}  # some 200 MB and 6 GB
 class Tiles:
     """Tiles of a batch: their scene, their first pixel (y, x), and which solids may be seen or throw a shadow there."""
 
-    scene: Int[Tensor, "m"]
+    scene: Int[Tensor, " m"]
     corner: Int[Tensor, "m 2"]
     seen: Bool[Tensor, "m k"]
     shaded: Bool[Tensor, "m k"]

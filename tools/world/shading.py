@@ -14,7 +14,7 @@ LINE = 0.11  # sRGB of a drawn outline
 
 def shade(
     batch: Batch,
-    scene: Int[Tensor, "m"],
+    scene: Int[Tensor, " m"],
     candidates: tuple[Bool[Tensor, "m k"], Bool[Tensor, "m k"]],
     middles: tuple[Float[Tensor, "m p"], Float[Tensor, "m p"]],
     samples: tuple[Float[Tensor, "m r"], Float[Tensor, "m r"]],
@@ -43,7 +43,7 @@ def shade(
     return torch.where(drawn, LINE, colour).view(shape)
 
 
-def rays(batch: Batch, scene: Int[Tensor, "m"], place: tuple[Tensor, Tensor]) -> Rays:
+def rays(batch: Batch, scene: Int[Tensor, " m"], place: tuple[Tensor, Tensor]) -> Rays:
     """Directions through `place`, scaled so that their length along the camera's forward axis is 1."""
     right, up, forward = (column(axis) for axis in batch.axes[scene].unbind(1))
     x, y = 2 * place[0] - 1, 1 - 2 * place[1]
@@ -52,7 +52,7 @@ def rays(batch: Batch, scene: Int[Tensor, "m"], place: tuple[Tensor, Tensor]) ->
 
 
 def nearest(
-    batch: Batch, scene: Int[Tensor, "m"], seen: Bool[Tensor, "m k"], ray: Rays
+    batch: Batch, scene: Int[Tensor, " m"], seen: Bool[Tensor, "m k"], ray: Rays
 ) -> tuple[Float[Tensor, "m r"], Int[Tensor, "m r"], Bool[Tensor, "m r"]]:
     """Depth of the first hit (FAR for none), which solid it is (-1 for the floor), and whether it is a drawn outline.
 

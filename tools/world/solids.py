@@ -115,6 +115,6 @@ def index(shape: str) -> int:
     return SOLIDS.index(shape)
 
 
-def rows_of(shapes: Int[Tensor, "m"], shape: str) -> Int[Tensor, "n"]:
+def rows_of(shapes: Int[Tensor, " m"], shape: str) -> Int[Tensor, " n"]:
     """Which rows hold this solid."""
     return (shapes == index(shape)).nonzero().squeeze(1)

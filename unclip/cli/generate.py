@@ -47,7 +47,7 @@ def generate(
 
     from unclip.config import build, to_dict
     from unclip.errors import UnclipError
-    
+
     if not prompts:
         raise UnclipError('no prompt given; expected one, as in: unclip generate "a red cube" --model FOLDER')
     check_folder(out)
@@ -59,8 +59,10 @@ def generate(
     words = [prompt for prompt in prompts for _ in range(number)]
     seeds = [first + k for _ in prompts for k in range(number)]
     done = []
+    # what makes no sense is refused here, before there are bars
+    pictures = system.generate(words, seeds, batch, lambda stage, step: on_step(stage, step), **chosen)
     with progress(system.plan(len(words), batch, **chosen)) as on_step:
-        for picture in system.generate(words, seeds, batch, on_step, **chosen):
+        for picture in pictures:
             done.append(picture.image)
             path = save(picture.image, out, f"{slug(picture.prompt)}-{picture.seed}", picture.recipe)
             print(path, flush=True)

@@ -68,5 +68,6 @@ def _system(folder: Path) -> str:
         )
     return "\n".join(lines)
 
+
 def _indented(values: dict) -> str:
     return "\n".join(f"  {line}" for line in json.dumps(values, indent=2, ensure_ascii=False).splitlines()[1:-1])

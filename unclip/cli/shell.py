@@ -23,7 +23,7 @@ def run(app: App) -> None:
     app.suppress_keyboard_interrupt = False  # cyclopts would exit without a word
     with one_line_warnings():
         try:
-            app(exit_on_error=False, print_error=False)
+            app(sys.argv[1:], exit_on_error=False, print_error=False)
         except CycloptsError as error:
             sys.exit(f"error: {_one_line(error)}")
         except UnclipError as error:

@@ -11,7 +11,7 @@ import open_clip
 import torch
 
 from unclip.checkpoint import load_strictly
-from unclip.clip import ClipConfig, build_net, export
+from unclip.clip import ClipConfig, Triple, build_net, export
 from unclip.errors import UnclipError
 
 
@@ -39,7 +39,9 @@ def import_open_clip(source: str, path: str | Path) -> None:
     except Exception as error:  # noqa: BLE001 (a foreign file can fail in any way)
         raise UnclipError(f"CLIP {source!r}: damaged, or no plain state dict ({type(error).__name__})") from None
     if not isinstance(net, open_clip.CLIP) or settings is None:
-        raise UnclipError(f"CLIP {source!r}: only open_clip's own two-tower CLIPs are supported, not {type(net).__name__}")
+        raise UnclipError(
+            f"CLIP {source!r}: only open_clip's own two-tower CLIPs are supported, not {type(net).__name__}"
+        )
     preprocess = cast(dict[str, Any], net.visual.preprocess_cfg)
     made = ClipConfig(
         embed_dim=settings["embed_dim"],

@@ -25,6 +25,7 @@ from unclip.config import (
     differences,
     override,
     read_toml,
+    to_dict,
 )
 from unclip.errors import UnclipError
 from unclip.version import VERSION

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -42,8 +41,6 @@ def test_reproduce_tiny(tmp_path: Path) -> None:
     with Image.open(pictures[0]) as image:
         assert image.size == (1024, 1024)
         assert len(image.getcolors(1 << 21) or [()] * 100) > 10, "a flat picture"
-    start = time.time()
     again = reproduce(tmp_path)
     assert again.count("finished before; nothing to do") == len(STAGES)
-    assert len(list((tmp_path / "sheet").glob("*.png"))) == 2 * (4 * 4 + 1)  # nothing was overwritten
-    assert time.time() - start < 600
+    assert sorted((tmp_path / "sheet").glob("*.png")) == pictures

@@ -103,6 +103,8 @@ def steps(plan: Plan, folder: Path, root: Path, scale: float) -> Iterator[Step]:
     for name in plan.upsamplers:
         yield _training(name, folder, runs, data / name, scale)
     assemble(plan, runs, root / "system")
+    if any((root / "sheet").glob("*-grid.png")):  # written last
+        return
     sheet = ("-m", "unclip", "generate", *plan.prompts, "--model", str(root / "system"))
     yield Step("sheet", (*sheet, "-n", str(plan.each), "--seed", str(plan.seed), "--out", str(root / "sheet")))
 

@@ -67,7 +67,7 @@ def test_other_folders_are_let_alone(tmp_path: Path) -> None:
         ("upsampler", "objective.crop=6", "objective.crop = 6 is no multiple of scale = 4"),
         ("upsampler", "degrade.noise_level=0.0", "model.level = true and degrade.noise_level > 0 go together"),
         ("decoder", "model.learned_variance=false", "model.learned_variance = true and process.variance"),
-        ("decoder", "data.image_size=8", "data.image_size = 8 but model.size = 16"),
+        ("decoder", "data.image_size=8", "data.image_size = 8 is below model.size = 16"),
     ],
 )
 def test_a_mistake_in_a_config_is_one_line_and_leaves_nothing(

@@ -168,7 +168,14 @@ class Run:
 
 def with_defaults(values: Mapping[str, Any], **tables: Any) -> dict[str, Any]:
     """A run's config in which a table that is only begun, such as [sampling], is completed from the stage's own default."""
-    return {**values, **{name: to_dict(table) | values.get(name, {}) for name, table in tables.items()}}
+    return {
+        **values,
+        **{
+            name: to_dict(table) | given
+            for name, table in tables.items()
+            if isinstance(given := values.get(name, {}), dict)
+        },
+    }
 
 
 def command(train: Callable[[dict[str, Any], str | None], None]) -> None:

@@ -129,24 +129,22 @@ def preview(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -
     return Preview(numbers={name: float(value) for name, value in numbers.items()})
 
 
-def eps_power(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -> tuple[float, ...]:
+def eps_power(net: Prior, objective: Objective, validation: Sequence[Batch]) -> tuple[float, ...]:
     """E||eps_theta||² / d at POINTS times: what the analytic variance needs (arXiv 2201.06503, eq. 8)."""
-    schedule, table = objective.process.schedule, []
-    device = next(net.parameters()).device
-    for number, t in enumerate(power_times(schedule.timesteps, min(POINTS, schedule.timesteps))):
-        powers = []
-        for index, batch in enumerate(validation):
-            batch = batch.to(device)
-            _, xt, _, times = objective.noised(batch, generator("eps_power", number, index), t)
-            words = prompts(objective.clip, objective.settings.clip, batch, net)
-            cond = prior_cond(objective.core, objective.clip, words)
-            with torch.no_grad():
-                estimate = objective.process.read(
-                    net(xt, objective.process.net_time(t, len(times), device), cond), xt, t
-                )
-            powers.append(schedule.eps(estimate.x0, xt, t).square().mean(dim=-1))
-        table.append(round(float(torch.cat(powers).mean()), 6))
-    return tuple(table)
+    process, device = objective.process, next(net.parameters()).device
+    times = power_times(process.schedule.timesteps, min(POINTS, process.schedule.timesteps))
+    sums, count = [0.0] * len(times), 0
+    for index, batch in enumerate(validation):
+        batch = batch.to(device)
+        words = prompts(objective.clip, objective.settings.clip, batch, net)
+        with torch.no_grad():
+            ready = net.prepare(prior_cond(net, objective.clip, words))  # the text is the same at all times
+            for number, t in enumerate(times):
+                x0, xt, _, _ = objective.noised(batch, generator("eps_power", number, index), t)
+                estimate = process.read(net(xt, process.net_time(t, len(x0), device), ready), xt, t)
+                sums[number] += float(process.schedule.eps(estimate.x0, xt, t).square().mean(dim=-1).sum())
+        count += len(batch.keys)
+    return tuple(round(total / count, 6) for total in sums)
 
 
 def finish(state: State, objective: Objective, run: Run, validation: Sequence[Batch]) -> None:

@@ -79,9 +79,10 @@ def write_system(folder: Path) -> Path:
     return folder
 
 
-def write_upsampler(folder: Path, size: int, steps: int) -> None:
+def write_upsampler(folder: Path, size: int, steps: int, **changes: Any) -> None:
     """An upsampler to `size`, in a file named after it."""
-    net = Upsampler(UpsamplerConfig(unet=UNetConfig(channels=8, multipliers=(1, 2), depth=1, patch=4), size=size))
+    unet = UNetConfig(channels=8, multipliers=(1, 2), depth=1, patch=4)
+    net = Upsampler(UpsamplerConfig(unet=unet, size=size, **changes))
     write_stage(folder / f"upsampler-{size}.safetensors", net, {"predicts": "v"}, {"steps": steps}, {})
 
 

@@ -400,7 +400,9 @@ def test_a_process_without_stages_draws_until_ctrl_c(folder, tmp_path):
     assert process.returncode == 130, told.decode()
     assert "stopped; what was finished is kept" in told.decode()
     assert "Traceback" not in told.decode()
-    assert sorted([first.strip(), *rest.split()]) == sorted(str(path) for path in (tmp_path / "out").iterdir())
+    files, told_of = {str(path) for path in (tmp_path / "out").iterdir()}, {first.strip(), *rest.split()}
+    assert told_of <= files
+    assert len(files - told_of) <= 1, "the signal may fall between a picture and its line"
     assert {open_image(path).size for path in (tmp_path / "out").iterdir()} == {(16, 16)}
 
 

@@ -6,9 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+import stages.decoder
+import stages.prior
+import stages.upsampler
 from stages.clip import ClipRun
 from stages.decoder import DecoderRun
 from stages.prior import PriorRun
+from stages.run import with_defaults
 from stages.upsampler import UpsamplerRun
 from tools.reproduce import Plan
 from unclip.clip import build_net
@@ -20,6 +24,10 @@ from unclip.models.upsampler import Upsampler
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS: dict[str, type] = {"clip": ClipRun, "prior": PriorRun, "decoder": DecoderRun, "upsampler": UpsamplerRun}
+DEFAULTS = {
+    module.__name__.rpartition(".")[2]: {"process": module.PROCESS, "sampling": module.SAMPLING}
+    for module in (stages.prior, stages.decoder, stages.upsampler)
+}
 STAGES = sorted(path for path in CONFIGS.rglob("*.toml") if path.stem.partition("-")[0] in RUNS)
 # what a run takes from its CLIP where the file leaves it open
 FROM_CLIP = {"image_emb": 256, "vocabulary": 900, "context": 48}
@@ -27,6 +35,8 @@ FROM_CLIP = {"image_emb": 256, "vocabulary": 900, "context": 48}
 
 def run_of(path: Path) -> Any:
     values, stage = read_toml(path), path.stem.partition("-")[0]
+    if stage in DEFAULTS:
+        values = with_defaults(values, **DEFAULTS[stage])
     if stage in ("prior", "decoder"):
         values["model"] = FROM_CLIP | values["model"]
     return build(RUNS[stage], values, str(path))

@@ -4,6 +4,7 @@ import ast
 import builtins
 import symtable
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -16,7 +17,7 @@ SOURCES = sorted(path for name in ("unclip", "stages", "tools") for path in (ROO
 PICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 
-def nodes(path, kind):
+def nodes(path: Path, kind: Any) -> list[Any]:
     return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kind)]
 
 

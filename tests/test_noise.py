@@ -2,7 +2,7 @@
 
 import torch
 
-from unclip.noise import generator, stream
+from unclip.noise import augmented, generator, stream
 
 
 def draws(seeds, stage="decoder", count=2):
@@ -44,3 +44,11 @@ def test_a_generator_depends_on_each_part_of_its_key():
     first = [torch.randn(4, generator=generator(*key)).tolist() for key in [(0, 1, 2), (0, 1, 3), (0, 2, 2), (1, 1, 2)]]
     assert len({tuple(one) for one in first}) == 4
     assert torch.randn(4, generator=generator(0, 1, 2)).tolist() == first[0]
+
+
+def test_augmentation_keeps_the_variance_and_at_level_0_the_picture():
+    images, eps = (stream(name, range(3), (3, 64, 64))() for name in ("images", "eps"))
+    made = augmented(images, torch.tensor([0.0, 0.6, 1.0]), eps)
+    assert torch.equal(made[0], images[0])
+    assert torch.allclose(made[1], 0.8 * images[1] + 0.6 * eps[1], atol=1e-6)
+    assert torch.equal(made[2], eps[2])

@@ -7,6 +7,7 @@ import torch
 
 from unclip import conditioning
 from unclip.conditioning import read
+from unclip.models.prior import Prior
 from unclip.settings import Settings
 
 from .systems import D
@@ -100,3 +101,20 @@ def test_every_step_is_reported(prior):
     seen = []
     prior.draw(read(prior.clip, ["a red cube"]), (0,), lambda name, step: seen.append((name, step.s)))
     assert seen == [("prior", s) for s in (667, 333, 0)] * 2
+
+
+def test_where_no_null_was_learned_the_empty_prompt_stands_for_it(prior):
+    stage = prior.stage
+    empty = dataclasses.replace(stage.net.config, null="empty")
+    net = Prior(empty)
+    net.load_state_dict({k: v for k, v in stage.net.state_dict().items() if not k.startswith("null")})
+    other = dataclasses.replace(prior, stage=dataclasses.replace(stage, net=net.eval()))
+    words = ["a red cube", "a large green sphere"]
+    cond = conditioning.prior_cond(net, prior.clip, read(prior.clip, words), keep=torch.tensor([True, False]))
+    wanted = conditioning.prior_cond(net, prior.clip, read(prior.clip, [words[0], ""]))
+    assert cond.keep is None
+    for name in ("text_emb", "tokens", "text_mask"):
+        assert torch.allclose(getattr(cond, name).float(), getattr(wanted, name).float(), atol=1e-6), name
+    assert torch.allclose(draw(other, words, (0, 1), prior_guidance=0.0), draw(other, ["", ""], (0, 1)), atol=1e-5), (
+        "guidance leads away from the empty caption"
+    )

@@ -1,18 +1,21 @@
 """The whole system: a picture is a function of prompt, seed and settings, and of nothing else."""
 
+import dataclasses
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import unclip
+from unclip.checkpoint import read_header, read_tensors, save
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.system import UnCLIP
 from unclip.tokenizer import used_merges
 
-from .systems import CAPTIONS, SIZES, write_clip
+from .systems import CAPTIONS, SIZES, write_clip, write_upsampler
 
 PROMPT = CAPTIONS[0]
 
@@ -21,7 +24,7 @@ def pixels(pictures):
     return [np.array(picture.image).astype(int) for picture in pictures]
 
 
-def draw(system, prompts=PROMPT, seeds=(0,), **settings):
+def draw(system, prompts: Any = PROMPT, seeds: Any = (0,), **settings):
     return pixels(system.generate(prompts, seeds, **({"size": SIZES[0]} | settings)))
 
 
@@ -86,7 +89,8 @@ def test_a_negative_prompt_leads_away_and_needs_guidance(system):
     assert apart(plain, away) > 8
     assert apart(away, draw(system, negative=CAPTIONS[2])[0]) > 8
     without = draw(system, guidance=1.0)[0]
-    assert apart(draw(system, guidance=1.0, negative=CAPTIONS[1])[0], without) == 0
+    with pytest.warns(UnclipWarning, match="negative prompt has no effect at guidance 1"):
+        assert apart(draw(system, guidance=1.0, negative=CAPTIONS[1])[0], without) == 0
 
 
 @pytest.mark.parametrize(("guidance", "evaluations"), [(1.0, 4), (2.0, 8)])
@@ -110,7 +114,7 @@ def test_guidance_1_never_evaluates_the_null_branch(system, monkeypatch, guidanc
         (5, {"batch": 2}),
         (3, {"batch": 8, "size": 16, "steps": 2}),
         (3, {"batch": 2, "negative": "a cone", "candidates": 3}),
-        (2, {"negative": "a cone", "guidance": 1.0, "prior_steps": 2}),
+        (2, {"guidance": 1.0, "prior_steps": 2}),
         (2, {"upsampler_steps": 5, "size": 64}),
     ],
 )
@@ -128,6 +132,7 @@ def test_each_upsampler_takes_its_own_steps_unless_told(system):
     assert system.plan(1, upsampler_steps=7)["upsampler-256"] == 7
     recipe = next(system.generate(PROMPT, [0])).recipe
     assert {name: how["steps"] for name, how in recipe["sampling"].items()} == {
+        "prior": 3,
         "decoder": 4,
         "upsampler-64": 3,
         "upsampler-256": 2,
@@ -181,6 +186,16 @@ def test_what_is_done_otherwise_than_asked_is_warned_of(system):
     assert apart(ended, empty) > 8, "the token would have made the prompt an empty one"
     with pytest.warns(UnclipWarning, match="an empty prompt"):
         assert apart(draw(system, " \n")[0], empty) == 0
+    with pytest.warns(UnclipWarning, match="eta has no effect on the sampler ddpm"):
+        draw(system, sampler="ddpm", eta=0.5)
+
+
+def test_without_guidance_a_negative_prompt_is_not_drawn_for(system):
+    names = []
+    with pytest.warns(UnclipWarning, match="no effect"):
+        plan = system.plan(1, negative="a cone", guidance=1.0, size=SIZES[0])
+        draw(system, negative="a cone", guidance=1.0, on_step=lambda name, step: names.append(name))
+    assert (names.count("prior"), names.count("decoder")) == (6, 4) == (plan["prior"], plan["decoder"])
 
 
 @pytest.mark.parametrize(
@@ -237,6 +252,15 @@ def test_a_system_that_mixes_clips_is_refused_unless_that_is_wanted(copy, system
     assert apart(draw(UnCLIP.from_pretrained(copy, "cpu"))[0], draw(system)[0]) > 8
 
 
+@pytest.mark.parametrize("name", ["prior", "decoder"])
+def test_a_stage_that_does_not_name_its_clip_is_refused_unless_that_is_wanted(copy, name):
+    path = copy / f"{name}.safetensors"
+    save(path, read_tensors(path), dataclasses.replace(read_header(path), parents={}))
+    refused(copy, f"the {name} does not say which CLIP it was trained on; .* allow_mixed_clip = true")
+    add_line(copy, "allow_mixed_clip = true")
+    UnCLIP.from_pretrained(copy, "cpu")
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -251,8 +275,6 @@ def test_a_clip_that_does_not_fit_is_refused_even_then(copy, changes, told):
 
 
 def test_a_resaved_clip_is_the_same_clip(copy, system):
-    from unclip.checkpoint import read_header, read_tensors, save
-
     path = copy / "clip.safetensors"
     save(path, read_tensors(path), read_header(path), torch.float16)
     assert UnCLIP.from_pretrained(copy, "cpu").clip.fingerprint == system.clip.fingerprint
@@ -274,6 +296,10 @@ def test_upsamplers_that_do_not_follow_each_other_are_refused(copy, order):
         ('prior = "decoder.safetensors"', "decoder.safetensors: holds a decoder; expected a prior"),
         ("sampling.decoder.stepz = 3", "sampling of decoder: unknown key 'stepz'; did you mean 'steps'?"),
         ("sampling.decoder.eta = 2", "sampling of decoder: eta = 2: input should be less than or equal to 1"),
+        (
+            "sampling.prior.interval = [0.9, 0.1]",
+            "interval = \\[0.9, 0.1\\]: expected two shares of T, the lower one first",
+        ),
         ("sampling.upsamplers = [{steps = 1}]", "1 sampling.upsamplers for 2 upsamplers"),
     ],
 )
@@ -287,6 +313,34 @@ def test_a_part_that_is_cut_short_is_refused(copy, name):
     path = copy / f"{name}.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     refused(copy, "damaged, cut short")
+
+
+@dataclasses.dataclass
+class Conditions:
+    """A hook that collects what a net is told."""
+
+    seen: list
+
+    def __call__(self, net, given):
+        self.seen.append(given[2])
+
+
+def test_an_upsampler_trained_under_noise_gets_the_noise_that_its_sampling_names(copy):
+    write_upsampler(copy, 64, 3, level=True)
+    made = {}
+    for level in (0.0, 0.5):
+        (copy / "system.toml").write_text(
+            f'name = "x"\nupsamplers = ["upsampler-64.safetensors"]\nsampling.upsamplers = [{{level = {level}}}]\n'
+        )
+        noisy = UnCLIP.from_pretrained(copy, "cpu")
+        seen = []
+        hook = noisy.upsamplers[0].net.register_forward_pre_hook(Conditions(seen))
+        together = draw(noisy, [PROMPT] * 2, (3, 4), size=64)
+        hook.remove()
+        made[level] = draw(noisy, [PROMPT], (4,), size=64)[0]
+        assert apart(made[level], together[1]) <= 1, "its noise, too, is the picture's own"
+        assert len({id(one) for one in seen}) == 1, "noised once, and not anew at every step"
+    assert apart(made[0.0], made[0.5]) > 8
 
 
 def test_a_system_file_may_recommend_other_sampling(copy):

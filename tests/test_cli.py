@@ -383,6 +383,7 @@ def test_a_process_without_stages_draws_until_ctrl_c(folder, tmp_path):
         stderr=terminal,
         text=True,
         env=os.environ | {"TERM": "xterm"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's "&" leaves it ignored
     )
     os.close(terminal)
     told = bytearray()

@@ -49,7 +49,7 @@ def _run(monkeypatch, capsys, *words):
         run(app)
     code = stopped.value.code
     if isinstance(code, str):  # the interpreter prints it and exits with 1
-        return 1, [code]
+        return 1, code
     return code, capsys.readouterr().err.strip().splitlines()[-1]
 
 
@@ -169,4 +169,4 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(shards, "make", stop)
     code, line = _run(monkeypatch, capsys, tmp_path, "--count", 2, "--workers", 1)
-    assert (code, line) == (130, "stopped; finished shards are kept, the same command goes on")
+    assert (code, line) == (130, "stopped; what was finished is kept")

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -155,7 +155,7 @@ def finish(state: State, objective: Objective, run: Run, validation: Sequence[Ba
         data = torch.cat([objective.noised(batch.to(device), generator("variance"), 1)[0] for batch in validation])
         process = dataclasses.replace(
             process,
-            eps_power=eps_power(state.average, objective, validation),
+            eps_power=eps_power(cast(Prior, state.average), objective, validation),
             data_variance=round(float(data.var(dim=0).mean()), 6),
         )
     export(state, run, settings.model, process, settings.sampling, {"clip": objective.clip.fingerprint})

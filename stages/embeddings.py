@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.data import Batch, DataConfig
 from stages.shards import INDEX, find
@@ -14,6 +14,8 @@ from unclip.clip import Clip, Text
 from unclip.conditioning import Prompts
 from unclip.config import config
 from unclip.errors import UnclipError
+from unclip.models.decoder import Decoder
+from unclip.models.prior import Prior
 
 
 @config
@@ -82,7 +84,7 @@ def image_emb(clip: Clip, source: ClipSource, batch: Batch) -> Float[Tensor, "b 
     return batch.image_emb
 
 
-def prompts(clip: Clip, source: ClipSource, batch: Batch, net: nn.Module) -> Prompts:
+def prompts(clip: Clip, source: ClipSource, batch: Batch, net: Prior | Decoder) -> Prompts:
     """The captions of a batch and what CLIP makes of them; states are computed only for a net that reads them."""
     needs_states = getattr(net.config, "text", "none") == "hidden"
     if source.embeddings == "stored" and batch.text_emb is not None:

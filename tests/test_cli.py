@@ -3,6 +3,7 @@
 import errno
 import os
 import pty
+import select
 import shutil
 import signal
 import subprocess
@@ -391,6 +392,8 @@ def test_a_process_without_stages_draws_until_ctrl_c(folder, tmp_path):
     reader.start()
     assert process.stdout is not None
     try:
+        ready, _, _ = select.select([process.stdout], [], [], 100)
+        assert ready, f"nothing on stdout: {told.decode()}"
         first = process.stdout.readline()
         assert first.strip() == str(tmp_path / "out" / "a-red-cube-0.png"), told.decode()
         process.send_signal(signal.SIGINT)

@@ -1,8 +1,6 @@
 """Rules of the house that no linter knows: nothing unpickles, shapes are checked, files stay small."""
 
 import ast
-import builtins
-import symtable
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +60,3 @@ def test_no_context_manager_spans_a_yield_of_the_library():
             names = {ast.unparse(item.context_expr).split("(")[0].split(".")[-1] for item in node.items}
             if names & {"no_grad", "enable_grad", "autocast", "inference_mode", "_autocast"}:
                 assert not any(isinstance(inner, ast.Yield | ast.YieldFrom) for inner in ast.walk(node)), path
-
-
-def tables(table):
-    """A symbol table and all that are nested in it."""
-    yield table
-    for child in table.get_children():
-        yield from tables(child)
-
-
-def test_every_name_is_defined():
-    """The linters' own check is off: they take jaxtyping's shapes for names."""
-    known = {*dir(builtins), "__file__", "__name__", "__doc__"}
-    for path in SOURCES:
-        module = symtable.symtable(path.read_text(encoding="utf-8"), str(path), "exec")
-        top = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-        top |= {symbol.get_name() for symbol in module.get_symbols() if symbol.is_namespace()}
-        for table in tables(module):
-            used = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() or table is module}
-            assert not used - top - known, path

@@ -55,6 +55,8 @@ class UpsamplerRun:
     def __post_init__(self) -> None:
         if self.process.variance == "learned" or self.model.learned_variance:
             raise ValueError("upsamplers are trained with a fixed variance; leave learned_variance out")
+        if self.model.residual and self.process.predicts != "x0":
+            raise ValueError(f'model.residual = true is for predicts = "x0", not "{self.process.predicts}"')
         if self.model.level != (self.degrade.noise_level > 0):
             raise ValueError("model.level = true and degrade.noise_level > 0 go together: the net is told the level")
         if self.objective.crop % self.model.scale:

@@ -5,6 +5,7 @@ World axes: x to the right, y up, z away from the camera; the camera looks along
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 Vector = tuple[float, float, float]
 
@@ -61,3 +62,23 @@ class Scene:
     def solids(self) -> tuple[Thing, ...]:
         """All that casts a shadow: the things in order, then the sign."""
         return self.things if self.sign is None else (*self.things, self.sign)
+
+
+def from_graph(graph: dict[str, Any]) -> Scene:
+    """The scene whose graph a shard's JSON holds (`dataclasses.asdict`, lists for tuples)."""
+
+    def thing(values: dict[str, Any]) -> Thing:
+        return Thing(**{key: _tuple(value) for key, value in values.items()})
+
+    return Scene(
+        things=tuple(map(thing, graph["things"])),
+        sign=graph["sign"] and thing(graph["sign"]),
+        floor=graph["floor"],
+        style=graph["style"],
+        camera=Camera(**{key: _tuple(value) for key, value in graph["camera"].items()}),
+        light=Light(**{key: _tuple(value) for key, value in graph["light"].items()}),
+    )
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -23,6 +23,8 @@ class UpsamplerConfig:
     learned_variance: bool = False
     level: bool = False
     """The net is told how much noise its low-res picture suffered (noise-conditioning augmentation, 2106.15282)."""
+    residual: bool = False
+    """The enlarged low-res picture is added to the output, so that a fresh net is a bicubic enlargement; for predicts = "x0"."""
 
     def __post_init__(self):
         if self.unet.attention:
@@ -66,7 +68,10 @@ class Upsampler(nn.Module):
         if x.shape != ready.low_res.shape:
             given, low = "x".join(map(str, x.shape)), "x".join(map(str, ready.low_res.shape))
             raise UnclipError(f"a picture of {given} does not match low_res, which is {low} when enlarged")
-        return self.unet(torch.cat([x, ready.low_res.to(x.dtype)], dim=1), t, ready.emb)
+        out = self.unet(torch.cat([x, ready.low_res.to(x.dtype)], dim=1), t, ready.emb)
+        if not self.config.residual:
+            return out
+        return torch.cat([out[:, :3] + ready.low_res.to(out.dtype), out[:, 3:]], dim=1)
 
     def prepare(self, cond: UpsamplerCond) -> UpsamplerPrepared:
         """Everything that ignores x and t: low_res enlarged (bicubic, antialiased) and the level's embedding."""

@@ -43,6 +43,7 @@ def provenance(state: State, run: Run) -> dict[str, Any]:
         "step": state.step,
         "samples": state.samples,
         "data": run.config.get("data", {}),
+        "degrade": run.config.get("degrade", {}),
         "init": run.config.get("init", ""),
         "torch": torch.__version__,
         "unclip": VERSION,

@@ -21,7 +21,7 @@ from unclip.diffusion.losses import simple
 from unclip.diffusion.process import Process, ProcessConfig
 from unclip.errors import UnclipError
 from unclip.images import grid, resize, to_pil
-from unclip.models.upsampler import Upsampler, UpsamplerCond, UpsamplerConfig
+from unclip.models.upsampler import Upsampler, UpsamplerCond, UpsamplerConfig, restore, standardise
 from unclip.noise import generator
 from unclip.noise import stream as noise_stream
 from unclip.priors import finish
@@ -55,8 +55,8 @@ class UpsamplerRun:
     def __post_init__(self) -> None:
         if self.process.variance == "learned" or self.model.learned_variance:
             raise ValueError("upsamplers are trained with a fixed variance; leave learned_variance out")
-        if self.model.residual and self.process.predicts != "x0":
-            raise ValueError(f'model.residual = true is for predicts = "x0", not "{self.process.predicts}"')
+        if self.model.residual and self.sampling.threshold != "none":
+            raise ValueError('model.residual: what is diffused is no picture; set sampling.threshold = "none"')
         if self.model.level != (self.degrade.noise_level > 0):
             raise ValueError("model.level = true and degrade.noise_level > 0 go together: the net is told the level")
         if self.objective.crop % self.model.scale:
@@ -72,7 +72,8 @@ class Objective:
 
     def __call__(self, net: nn.Module, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         """Per-sample losses."""
-        x0, cond = self.pair(batch, rng)
+        image, cond = self.pair(batch, rng)
+        x0 = standardise(self.settings.model, image, cond.low_res)
         t = torch.randint(1, self.process.schedule.timesteps + 1, (len(x0),), generator=rng)
         eps = torch.randn(x0.shape, generator=rng).to(x0.device)
         out = net(self.process.schedule.noised(x0, eps, t), self.process.net_time(t, len(t), x0.device), cond)
@@ -82,9 +83,9 @@ class Objective:
         """Crops of the target, and the corrupted small pictures of them."""
         assert batch.images is not None
         scale = self.settings.model.scale
-        x0 = random_crop(batch.images, self.settings.objective.crop, rng, align=scale)
-        low, level = low_res(x0, scale, self.settings.degrade, rng)
-        return x0, UpsamplerCond(low_res=low, level=level)
+        image = random_crop(batch.images, self.settings.objective.crop, rng, align=scale)
+        low, level = low_res(image, scale, self.settings.degrade, rng)
+        return image, UpsamplerCond(low_res=low, level=level)
 
 
 def train(values: dict[str, Any], init: str | None) -> None:
@@ -114,7 +115,7 @@ def preview(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -
     stage = Stage("upsampler", net, objective.process, settings.sampling)
     truth, cond = objective.pair(validation[0].to(stage.device), generator("preview"))
     noise = noise_stream(stage.name, range(len(truth)), truth.shape[1:], stage.device)
-    drawn = finish(stage, stage.run(cond, noise)).clamp(-1, 1)
+    drawn = restore(settings.model, finish(stage, stage.run(cond, noise)), cond.low_res)
     bicubic = resize(cond.low_res, settings.objective.crop).clamp(-1, 1)
     numbers = {"psnr": psnr(drawn, truth), "psnr_bicubic": psnr(bicubic, truth)}
     count = min(settings.run.previews, len(truth), 8)

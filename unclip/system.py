@@ -22,7 +22,7 @@ from unclip.errors import UnclipError, UnclipWarning
 from unclip.folder import open_parts
 from unclip.images import to_pil
 from unclip.models.decoder import Decoder, DecoderCond
-from unclip.models.upsampler import Upsampler, UpsamplerCond
+from unclip.models.upsampler import Upsampler, UpsamplerCond, restore
 from unclip.noise import augmented, stream
 from unclip.priors import DiffusionPrior, EmbeddingPrior, OnStep, finish, silent
 from unclip.settings import Settings
@@ -194,7 +194,8 @@ def upsample(
     for start in range(0, len(seeds), chunk):
         part = slice(start, start + chunk)
         noise = stream(stage.name, seeds[part], shape, stage.device)
-        done.append(finish(stage, stage.run(_low_res(stage, x[part], seeds[part]), noise), on_step))
+        cond = _low_res(stage, x[part], seeds[part])
+        done.append(restore(stage.net.config, finish(stage, stage.run(cond, noise), on_step), cond.low_res))
     return torch.cat(done)
 
 

@@ -1,6 +1,6 @@
 """Trains the attribute reader on shards of the demo world and says how often it is right on others.
 
-    python -m tools.reader OUT.safetensors --shards TRAIN --validation VALIDATION
+python -m tools.reader OUT.safetensors --shards TRAIN --validation VALIDATION
 """
 
 import io

@@ -23,7 +23,12 @@ PER_PICTURE = {
     "pitch": tuple(f"pitch {k}" for k in range(PITCHES)),
     "zoom": tuple(f"zoom {k}" for k in range(FIELDS)),
 }
-PLAIN = ("centre", "on", "x", "z")  # one channel each: logits of a centre and of standing on another; place on the floor
+PLAIN = (
+    "centre",
+    "on",
+    "x",
+    "z",
+)  # one channel each: logits of a centre and of standing on another; place on the floor
 SIZE, CELL = 64, 2  # pixels of the pictures it reads, and of a cell of its grid
 
 

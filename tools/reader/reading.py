@@ -50,7 +50,9 @@ def open_reader(path: str | Path, device: torch.device | str = "cpu") -> Reader:
 
 
 @torch.no_grad()
-def read(reader: Reader, images: Float[Tensor, "b 3 h w"], batch: int = 100) -> tuple[list[Reading], Float[Tensor, "b f"]]:
+def read(
+    reader: Reader, images: Float[Tensor, "b 3 h w"], batch: int = 100
+) -> tuple[list[Reading], Float[Tensor, "b f"]]:
     """What square pictures in [-1, 1], of any size from 64 px up, show; and their features."""
     device = next(reader.parameters()).device
     readings: list[Reading] = []

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from unclip.config import Positive, config
+from unclip.config import Positive, PositiveFloat, config
 from unclip.errors import UnclipError
 from unclip.images import resize
 from unclip.models.unet import UNet, UNetConfig
@@ -23,8 +23,11 @@ class UpsamplerConfig:
     learned_variance: bool = False
     level: bool = False
     """The net is told how much noise its low-res picture suffered (noise-conditioning augmentation, 2106.15282)."""
-    residual: bool = False
-    """The enlarged low-res picture is added to the output, so that a fresh net is a bicubic enlargement; for predicts = "x0"."""
+    residual: PositiveFloat | None = None
+    """Diffuse not the picture but what its enlarged low-res version lacks, divided by this, its standard deviation.
+
+    Whatever the net gets wrong, grain above all, is then that much smaller. None: diffuse the picture, as the paper does.
+    """
 
     def __post_init__(self):
         if self.unet.attention:
@@ -68,17 +71,33 @@ class Upsampler(nn.Module):
         if x.shape != ready.low_res.shape:
             given, low = "x".join(map(str, x.shape)), "x".join(map(str, ready.low_res.shape))
             raise UnclipError(f"a picture of {given} does not match low_res, which is {low} when enlarged")
-        out = self.unet(torch.cat([x, ready.low_res.to(x.dtype)], dim=1), t, ready.emb)
-        if not self.config.residual:
-            return out
-        return torch.cat([out[:, :3] + ready.low_res.to(out.dtype), out[:, 3:]], dim=1)
+        return self.unet(torch.cat([x, ready.low_res.to(x.dtype)], dim=1), t, ready.emb)
 
     def prepare(self, cond: UpsamplerCond) -> UpsamplerPrepared:
         """Everything that ignores x and t: low_res enlarged (bicubic, antialiased) and the level's embedding."""
         if cond.level is not None and self.level is None:
             raise UnclipError("a noise level was given to an upsampler that was built without one (level = false)")
-        height, width = cond.low_res.shape[-2:]
-        low_res = resize(cond.low_res, (height * self.config.scale, width * self.config.scale))
         level = cond.level if cond.level is not None else cond.low_res.new_zeros(len(cond.low_res))
         # the sinusoid is made for times up to about 1000
-        return UpsamplerPrepared(low_res, self.level(level * 1000) if self.level is not None else None)
+        return UpsamplerPrepared(enlarged(self.config, cond.low_res), self.level(level * 1000) if self.level is not None else None)
+
+
+def standardise(
+    config: UpsamplerConfig, image: Float[Tensor, "b 3 h w"], low_res: Float[Tensor, "b 3 h2 w2"]
+) -> Float[Tensor, "b 3 h w"]:
+    """A picture as an upsampler of this config diffuses it: itself, or what low_res lacks of it (`residual`)."""
+    return image if config.residual is None else (image - enlarged(config, low_res)) / config.residual
+
+
+def restore(
+    config: UpsamplerConfig, x: Float[Tensor, "b 3 h w"], low_res: Float[Tensor, "b 3 h2 w2"]
+) -> Float[Tensor, "b 3 h w"]:
+    """The picture of a finished diffusion, the inverse of `standardise`; clipped to [-1, 1]."""
+    image = x if config.residual is None else enlarged(config, low_res) + config.residual * x
+    return image.clamp(-1, 1)
+
+
+def enlarged(config: UpsamplerConfig, low_res: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+    """low_res at the size of the picture (bicubic, antialiased)."""
+    height, width = low_res.shape[-2:]
+    return resize(low_res, (height * config.scale, width * config.scale))

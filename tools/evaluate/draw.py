@@ -1,0 +1,103 @@
+"""The same prompts drawn by the whole system and by what it must beat: its own parts used otherwise, and real pictures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tools.evaluate.prompts import Prompt
+from tools.world import render, sample
+from tools.world.scene import Scene
+from unclip.clip import Clip
+from unclip.conditioning import Prompts, decoder_cond, read
+from unclip.noise import stream
+from unclip.priors import finish
+from unclip.system import UnCLIP
+
+Mode = Literal[
+    "unclip", "oracle", "text as image", "caption only", "embedding only", "unconditional", "retrieval", "real"
+]
+TITLES: dict[Mode, str] = {
+    "unclip": "the whole system",
+    "oracle": "decoder given the true image embedding",
+    "text as image": "text embedding in place of the image embedding",
+    "caption only": "decoder given the caption alone",
+    "embedding only": "decoder given the prior's embedding alone",
+    "unconditional": "unconditional",
+    "retrieval": "nearest training picture by CLIP",
+    "real": "real renders",
+}
+DRAWN: tuple[Mode, ...] = ("unclip", "oracle", "text as image", "caption only", "embedding only", "unconditional")
+BATCH = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Training pictures and their CLIP image embeddings."""
+
+    images: Float[Tensor, "n 3 64 64"]
+    emb: Float[Tensor, "n d"]
+
+
+def renders(scenes: Sequence[Scene], size: int) -> Float[Tensor, "n 3 s s"]:
+    """Scenes as pictures in [-1, 1]."""
+    parts = [render(scenes[start : start + 25], size) for start in range(0, len(scenes), 25)]
+    return torch.cat(parts).cpu().float() / 127.5 - 1
+
+
+def bank(clip: Clip, count: int, size: int) -> Bank:
+    """The first `count` pictures that the trainings saw (seed 0), rendered again."""
+    images = renders([sample(0, index, "train") for index in range(count)], size)
+    return Bank(images, embeddings(clip, images))
+
+
+def embeddings(clip: Clip, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+    """CLIP image embeddings, in batches."""
+    return torch.cat([clip.image_emb(part).cpu() for part in images.split(200)])
+
+
+def pictures(
+    system: UnCLIP, mode: Mode, prompts: Sequence[Prompt], progress: Callable[[int], None] = lambda n: None
+) -> Float[Tensor, "n 3 64 64"]:
+    """Small pictures of the prompts under one of the DRAWN modes; picture k has seed k."""
+    drawn = []
+    for start in range(0, len(prompts), BATCH):
+        part = prompts[start : start + BATCH]
+        drawn.append(_draw(system, mode, part, range(start, start + len(part))).cpu())
+        progress(len(part))
+    return torch.cat(drawn)
+
+
+def _draw(system: UnCLIP, mode: Mode, part: Sequence[Prompt], seeds: Sequence[int]) -> Float[Tensor, "b 3 64 64"]:
+    told = read(system.clip, [prompt.text for prompt in part])
+    if mode in ("unclip", "embedding only"):
+        emb = system.prior.draw(told, seeds)
+    elif mode == "oracle":
+        emb = system.clip.image_emb(renders([prompt.scene for prompt in part], system.sizes[0]))
+    else:
+        emb = told.text.emb
+    keep_image, keep_text = (
+        mode not in ("caption only", "unconditional"),
+        mode not in ("embedding only", "unconditional"),
+    )
+    return decoded(system, told, emb, seeds, keep_image, keep_text)
+
+
+def decoded(
+    system: UnCLIP,
+    told: Prompts,
+    emb: Float[Tensor, "b d"],
+    seeds: Sequence[int],
+    keep_image: bool = True,
+    keep_text: bool = True,
+) -> Float[Tensor, "b 3 64 64"]:
+    """What the decoder draws under its own settings when it is told of the embedding, of the text, of both or of neither."""
+    stage, clip, net = system.decoder, system.clip, system.decoder.net
+    all_rows, size = torch.ones(len(seeds), dtype=torch.bool, device=emb.device), net.config.size
+    cond = decoder_cond(net, clip, told, emb, all_rows & keep_image, told.keep & keep_text)
+    none = decoder_cond(net, clip, told, emb, ~all_rows, ~all_rows)
+    noise = stream(stage.name, seeds, (3, size, size), stage.device)
+    return finish(stage, stage.run(cond, noise, none))

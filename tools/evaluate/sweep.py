@@ -1,0 +1,76 @@
+"""Decoder settings compared: guidance, steps and samplers, each with what it costs."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tools.evaluate.alignment import judged
+from tools.evaluate.draw import BATCH, decoded
+from tools.evaluate.fidelity import frechet
+from tools.evaluate.priors import embeddings
+from tools.evaluate.prompts import Prompt
+from tools.evaluate.stats import Estimate
+from tools.reader.net import Reader
+from unclip.conditioning import read
+from unclip.settings import Sampler, Settings
+from unclip.system import UnCLIP
+
+GUIDANCE, STEPS = (1.0, 1.5, 2.0, 3.0, 5.0), (6, 12, 25)
+SAMPLERS: tuple[Sampler, ...] = ("ddim", "dpmpp_2m")
+
+
+@dataclass(frozen=True)
+class Point:
+    """Settings, and what they reach: whole captions right, Fréchet distance, net evaluations and CPU seconds per picture."""
+
+    guidance: float
+    steps: int
+    sampler: Sampler
+    right: Estimate
+    frechet: float
+    evaluations: int
+    seconds: float
+
+
+def sweep(
+    system: UnCLIP,
+    reader: Reader,
+    prompts: Sequence[Prompt],
+    real: Float[Tensor, "n f"],
+    progress: Callable[[int], None],
+) -> Iterator[Point]:
+    """A point for each setting, all from the same image embeddings and seeds."""
+    emb, _ = embeddings(system, prompts)
+    for sampler in SAMPLERS:
+        for steps in STEPS:
+            for guidance in GUIDANCE:
+                chosen = system.at(Settings(guidance=guidance, steps=steps, sampler=sampler))
+                began = time.process_time()
+                images = _decoded(chosen, prompts, emb)
+                seconds = (time.process_time() - began) / len(prompts)
+                drawn = judged(reader, images, prompts)
+                calls = steps * (1 if guidance == 1 else 2)
+                right = drawn.aligned["caption"].right
+                yield Point(guidance, steps, sampler, right, frechet(real, drawn.features), calls, seconds)
+                progress(1)
+
+
+def best(points: Sequence[Point]) -> Point:
+    """The point with most captions right; among those within one standard error of it the cheapest, then the truest."""
+    top = max(points, key=lambda point: point.right.value)
+    error = (top.right.high - top.right.low) / 4
+    near = [point for point in points if point.right.value >= top.right.value - error]
+    return min(near, key=lambda point: (point.evaluations, point.frechet))
+
+
+def _decoded(system: UnCLIP, prompts: Sequence[Prompt], emb: Float[Tensor, "n d"]) -> Float[Tensor, "n 3 h w"]:
+    parts = []
+    for start in range(0, len(prompts), BATCH):
+        told = read(system.clip, [prompt.text for prompt in prompts[start : start + BATCH]])
+        rows = range(start, start + len(told.words))
+        parts.append(decoded(system, told, emb[rows.start : rows.stop].to(told.text.emb), rows).cpu())
+    return torch.cat(parts)

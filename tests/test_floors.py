@@ -13,7 +13,7 @@ FLOORS = [
     {"errors", "config", "images", "noise", "settings", "version", "tokenizer", "devices"},
     {"nn", "diffusion"},
     {"models", "clip", "checkpoint"},
-    {"stage", "priors", "conditioning", "latents"},
+    {"stage", "priors", "conditioning", "upsampling", "latents"},
     {"system", "folder", "interop"},
     {"cli", "__main__"},
 ]

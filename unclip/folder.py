@@ -1,5 +1,7 @@
 """A system on disk: a folder with `system.toml` that names one checkpoint per stage."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from unclip.models.upsampler import Upsampler
 from unclip.stage import Sampling, Stage, open_stage
 
 FILE = "system.toml"
+DEMO = "demo"
+SHIPPED = {DEMO: Path(__file__).parent / "demo"}  # systems that travel inside the package, by name
 
 
 @config
@@ -33,7 +37,8 @@ class SystemConfig:
     """The contents of `system.toml`: files beside it, and where wanted other sampling than these recommend.
 
     `candidates` is how many embeddings the prior draws to keep the best. `allow_mixed_clip` lets stages through that were
-    trained on the embeddings of different CLIPs.
+    trained on the embeddings of different CLIPs. `subject` says what the system can draw, `words` are all that its
+    captions used: a prompt with others is drawn with a warning.
     """
 
     name: str
@@ -42,6 +47,8 @@ class SystemConfig:
     decoder: str = "decoder.safetensors"
     upsamplers: tuple[str, ...] = ()
     candidates: Positive = 2
+    subject: str = ""
+    words: tuple[str, ...] = ()
     allow_mixed_clip: bool = False
     sampling: SamplingTable = SamplingTable()
 
@@ -58,9 +65,21 @@ class Parts:
     headers: dict[str, Header]
 
 
+def located(name: str | Path) -> Path:
+    """The folder of a system: the shipped one of that name ("demo"), else the path itself ("./demo" is a path)."""
+    return SHIPPED.get(str(name), Path(name))
+
+
+def strangers(system: SystemConfig, prompts: Iterable[str]) -> list[str]:
+    """The words of prompts that the system's captions never used, each once; none where it names no words."""
+    known = set(system.words)
+    found = [word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()) if word not in known]
+    return list(dict.fromkeys(found)) if known else []
+
+
 def open_parts(folder: str | Path, device: torch.device, dtype: torch.dtype) -> Parts:
     """Everything that `folder` names, on `device`. Raises UnclipError for parts that are missing or do not fit together."""
-    folder = Path(folder)
+    folder = located(folder)
     if not (folder / FILE).is_file():
         raise UnclipError(f"{folder}: no system there; expected a folder with {FILE}")
     system = load(SystemConfig, folder / FILE)

@@ -19,14 +19,15 @@ from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.config import build, to_dict
 from unclip.devices import pick_device, pick_dtype
 from unclip.errors import UnclipError, UnclipWarning
-from unclip.folder import open_parts
+from unclip.folder import DEMO, SystemConfig, open_parts, strangers
 from unclip.images import to_pil
 from unclip.models.decoder import Decoder, DecoderCond
-from unclip.models.upsampler import Upsampler, UpsamplerCond, restore
-from unclip.noise import augmented, stream
+from unclip.models.upsampler import Upsampler
+from unclip.noise import stream
 from unclip.priors import DiffusionPrior, EmbeddingPrior, OnStep, finish, silent
 from unclip.settings import Settings
 from unclip.stage import Stage
+from unclip.upsampling import chunk_size, upsample
 from unclip.version import VERSION
 
 
@@ -50,15 +51,20 @@ class UnCLIP:
     decoder: Stage[Decoder]
     upsamplers: tuple[Stage[Upsampler], ...] = ()
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: SystemConfig | None = None
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "auto", dtype: str = "auto") -> "UnCLIP":
-        """The system in `folder`, which holds a `system.toml`. Raises UnclipError for whatever is missing or unfit."""
+    def from_pretrained(cls, folder: str | Path = DEMO, device: str = "auto", dtype: str = "auto") -> "UnCLIP":
+        """The system in `folder`, which holds a `system.toml`; "demo" is the one that travels inside the package.
+
+        Raises UnclipError for whatever is missing or unfit.
+        """
         where = pick_device(device)
         parts = open_parts(folder, where, pick_dtype(dtype, where))
         prior = DiffusionPrior(parts.prior, parts.clip, parts.config.candidates)
         weights = {role: header.fingerprint[:16] for role, header in parts.headers.items()}
-        return cls(parts.clip, prior, parts.decoder, parts.upsamplers, {"name": parts.config.name, "weights": weights})
+        identity = {"name": parts.config.name, "weights": weights}
+        return cls(parts.clip, prior, parts.decoder, parts.upsamplers, identity, parts.config)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -82,7 +88,9 @@ class UnCLIP:
         chosen = self.resolve(build(Settings, settings, "generate"))
         if batch < 1:
             raise UnclipError(f"batch = {batch}: expected at least 1")
-        return self.at(chosen)._generate(_pairs(prompts, seeds), batch, on_step, chosen)
+        jobs = _pairs(prompts, seeds)
+        self._warn_of_strangers([word for word, _ in jobs])
+        return self.at(chosen)._generate(jobs, batch, on_step, chosen)
 
     def plan(self, count: int, batch: int = 4, **settings: Any) -> dict[str, int]:
         """How often `on_step` will be called, by stage, when `count` pictures are generated with these settings."""
@@ -92,7 +100,7 @@ class UnCLIP:
         steps = {name: draws * number for name, number in system.prior.steps.items()}
         steps[system.decoder.name] = len(batches) * system.decoder.sampling.steps
         for stage in system.upsamplers:
-            chunks = sum(-(-size // _chunk(batch, stage)) for size in batches)
+            chunks = sum(-(-size // chunk_size(batch, stage)) for size in batches)
             steps[stage.name] = chunks * stage.sampling.steps
         return steps
 
@@ -137,7 +145,7 @@ class UnCLIP:
             image_emb = self.prior.draw(prompts, seeds, on_step)
             x = self.decode(prompts, image_emb, seeds, on_step, chosen.negative)
             for stage in self.upsamplers:
-                x = upsample(stage, x, seeds, _chunk(batch, stage), on_step)
+                x = upsample(stage, x, seeds, chunk_size(batch, stage), on_step)
             for k, (word, seed) in enumerate(zip(words, seeds, strict=True)):
                 recipe = self._recipe(word, seed, chosen)
                 yield Picture(to_pil(x[k]), word, seed, image_emb[k].cpu(), recipe)
@@ -169,6 +177,18 @@ class UnCLIP:
         none = torch.zeros_like(prompts.keep)
         return decoder_cond(self.decoder.net, self.clip, prompts, image_emb, keep_image=none, keep_text=none)
 
+    def _warn_of_strangers(self, prompts: Sequence[str]) -> None:
+        """Warns of words that no caption of the trainings used: what is drawn for them is anyone's guess."""
+        if self.config is None:
+            return
+        if unknown := strangers(self.config, prompts):
+            warnings.warn(
+                f"the {self.config.name} weights know only {self.config.subject}, not {', '.join(map(repr, unknown[:3]))};"
+                " for other subjects give other weights (--model FOLDER)",
+                UnclipWarning,
+                stacklevel=3,
+            )
+
     def _recipe(self, prompt: str, seed: int, chosen: Settings) -> dict[str, Any]:
         made_by = {"version": VERSION, "torch": torch.__version__, "device": self.decoder.device.type}
         precision = str(self.decoder.dtype).removeprefix("torch.")
@@ -182,35 +202,6 @@ class UnCLIP:
             "system": self.identity,
             "made_by": made_by | {"dtype": precision},
         }
-
-
-def upsample(
-    stage: Stage[Upsampler], x: Float[Tensor, "b 3 h w"], seeds: Sequence[int], chunk: int, on_step: OnStep = silent
-) -> Float[Tensor, "b 3 h2 w2"]:
-    """Pictures enlarged by one upsampler, `chunk` of them at a time."""
-    scale = stage.net.config.scale
-    shape = (3, x.shape[-2] * scale, x.shape[-1] * scale)
-    done = []
-    for start in range(0, len(seeds), chunk):
-        part = slice(start, start + chunk)
-        noise = stream(stage.name, seeds[part], shape, stage.device)
-        cond = _low_res(stage, x[part], seeds[part])
-        done.append(restore(stage.net.config, finish(stage, stage.run(cond, noise), on_step), cond.low_res))
-    return torch.cat(done)
-
-
-def _low_res(stage: Stage[Upsampler], x: Float[Tensor, "b 3 h w"], seeds: Sequence[int]) -> UpsamplerCond:
-    """What an upsampler starts from; noised by `sampling.level` if it was trained under noise-conditioning augmentation."""
-    if not stage.net.config.level:
-        return UpsamplerCond(low_res=x)
-    level = torch.full((len(x),), stage.sampling.level, device=x.device)
-    eps = stream(f"{stage.name}/low-res", seeds, x.shape[1:], x.device)()
-    return UpsamplerCond(low_res=augmented(x, level, eps), level=level)
-
-
-def _chunk(batch: int, stage: Stage[Upsampler]) -> int:
-    """How many pictures an upsampler takes at once: a batch at 256 px, fewer where they are larger."""
-    return max(1, batch * 256**2 // max(stage.net.config.size, 256) ** 2)
 
 
 def _decoder_changes(settings: Settings) -> dict[str, Any]:

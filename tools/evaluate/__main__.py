@@ -26,7 +26,8 @@ from unclip.config import build, load
 from unclip.errors import UnclipError
 from unclip.folder import FILE, SystemConfig
 from unclip.images import to_tensor
-from unclip.system import UnCLIP, upsample
+from unclip.system import UnCLIP
+from unclip.upsampling import upsample
 
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
 PARTS = ("alignment", "baselines", "prior", "upsamplers", "sweep")

@@ -19,7 +19,7 @@ from unclip.images import resize
 from unclip.models.upsampler import Upsampler
 from unclip.noise import generator
 from unclip.stage import Stage
-from unclip.system import upsample
+from unclip.upsampling import upsample
 
 SIDE = 256  # of the squares that are compared, in pixels of the target
 SEED = 2

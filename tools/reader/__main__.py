@@ -6,13 +6,14 @@ python -m tools.reader OUT.safetensors --shards TRAIN --validation VALIDATION
 import io
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from cyclopts import App
 from cyclopts.types import PositiveInt
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
@@ -133,12 +134,17 @@ def losses(net: Reader, images: Float[Tensor, "b 3 h w"], wanted: Targets) -> di
     columns = grid.flatten(2)[rows.to(grid.device), :, there[:, 0]]
     on = F.binary_cross_entropy_with_logits(columns[:, 1], there[:, 1].float())
     place = F.smooth_l1_loss(columns[:, 2:4], wanted.places[rows, slots].to(grid))
-    parts = columns[:, len(PLAIN) :].split([len(values) for values in PER_THING.values()], dim=1)
-    named = {key: F.cross_entropy(part, there[:, 2 + k]) for k, (key, part) in enumerate(zip(PER_THING, parts))}
-    parts = whole.split([len(values) for values in PER_PICTURE.values()], dim=1)
-    said = wanted.whole.to(grid.device)
-    rest = {key: 0.3 * F.cross_entropy(part, said[:, k]) for k, (key, part) in enumerate(zip(PER_PICTURE, parts))}
-    return {"centre": centre, "on": on, "place": place, **named, **rest}
+    named = _cross_entropies(columns[:, len(PLAIN) :], there[:, 2:], PER_THING)
+    rest = _cross_entropies(whole, wanted.whole.to(grid.device), PER_PICTURE)
+    return {"centre": centre, "on": on, "place": place, **named, **{key: 0.3 * part for key, part in rest.items()}}
+
+
+def _cross_entropies(
+    logits: Float[Tensor, "n c"], said: Int[Tensor, "n k"], names: Mapping[str, Sequence[str]]
+) -> dict[str, Tensor]:
+    """The loss of each group of names; their logits lie side by side."""
+    parts = logits.split([len(values) for values in names.values()], dim=1)
+    return {key: F.cross_entropy(part, said[:, k]) for k, (key, part) in enumerate(zip(names, parts, strict=True))}
 
 
 def validate(net: Reader, spec: str) -> dict[str, dict[str, float]]:

@@ -13,7 +13,7 @@ from unclip.settings import Settings
 
 def generate(
     *prompts: str,
-    model: Path,
+    model: str = "demo",
     number: Annotated[PositiveInt, Parameter(name=["--number", "-n"])] = 4,
     seed: NonNegativeInt | None = None,
     batch: PositiveInt = 4,
@@ -29,7 +29,7 @@ def generate(
     prompts
         What to draw. An empty prompt draws unconditionally.
     model
-        The folder of a system (with system.toml).
+        The folder of a system (with system.toml); "demo" is the one that comes with this package.
     number
         Pictures per prompt.
     seed
@@ -49,7 +49,7 @@ def generate(
     from unclip.errors import UnclipError
 
     if not prompts:
-        raise UnclipError('no prompt given; expected one, as in: unclip generate "a red cube" --model FOLDER')
+        raise UnclipError('no prompt given; expected one, as in: unclip generate "a red cube"')
     check_folder(out)
     chosen = to_dict(build(Settings, asdict(settings), "generate"))
     from unclip.system import UnCLIP  # takes seconds: only once the request is known to make sense

@@ -22,9 +22,10 @@ def inspect(*paths: Path) -> None:
 
 
 def _describe(path: Path) -> str:
+    from unclip.folder import SHIPPED
     from unclip.images import read_recipe
 
-    if path.is_dir():
+    if path.is_dir() or str(path) in SHIPPED:
         return _system(path)
     if path.suffix.lower() == ".png":
         return f"{path}: a picture\n{_indented(read_recipe(path))}"

@@ -79,7 +79,8 @@ class Upsampler(nn.Module):
             raise UnclipError("a noise level was given to an upsampler that was built without one (level = false)")
         level = cond.level if cond.level is not None else cond.low_res.new_zeros(len(cond.low_res))
         # the sinusoid is made for times up to about 1000
-        return UpsamplerPrepared(enlarged(self.config, cond.low_res), self.level(level * 1000) if self.level is not None else None)
+        emb = self.level(level * 1000) if self.level is not None else None
+        return UpsamplerPrepared(enlarged(self.config, cond.low_res), emb)
 
 
 def standardise(

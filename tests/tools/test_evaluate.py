@@ -1,0 +1,150 @@
+"""The measuring tools on problems whose answers are known."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tools.evaluate import fidelity, stats
+from tools.evaluate.judge import Verdict, judge
+from tools.evaluate.priors import rank
+from tools.evaluate.prompts import prompts, tells_held_out
+from tools.evaluate.upsamplers import edge_error, psnr
+from tools.reader import Reading, Seen
+from tools.reader.reading import relation
+from tools.world.captions import Caption, Claim
+from tools.world.relations import Relation
+
+RED_CUBE = Seen("cube", "red", "large", "matte", on=False, x=-1.0, z=0.0, u=0.3, v=0.5)
+BLUE_BALL = Seen("sphere", "blue", "small", "shiny", on=False, x=1.0, z=0.2, u=0.7, v=0.5)
+WHOLE = {"floor": "white", "style": "photo", "light": "light 0", "pitch": "pitch 0", "zoom": "zoom 0"}
+LEFT = Caption(
+    "a red cube left of a blue ball",
+    ((0, Claim(colour="red", shape="cube")), (1, Claim(colour="blue", shape="sphere"))),
+    2,
+    Relation(0, "left of", 1),
+)
+
+
+def seen(*things, **changes):
+    return Reading(tuple(things), WHOLE | changes)
+
+
+def test_a_true_picture_is_right_in_everything():
+    verdicts = judge(LEFT, seen(RED_CUBE, BLUE_BALL))
+    assert set(verdicts.values()) == {Verdict.RIGHT}
+    assert verdicts.keys() == {"two objects", "binding", "relation", "relation and names", "count", "caption"}
+
+
+def test_a_swap_is_told_from_an_error():
+    blue_cube, red_ball = dataclasses.replace(RED_CUBE, colour="blue"), dataclasses.replace(BLUE_BALL, colour="red")
+    assert judge(LEFT, seen(blue_cube, red_ball))["binding"] is Verdict.SWAPPED
+    assert judge(LEFT, seen(blue_cube, BLUE_BALL))["binding"] is Verdict.WRONG
+    assert judge(LEFT, seen(blue_cube, red_ball))["caption"] is Verdict.WRONG
+
+
+def test_a_relation_is_judged_between_the_things_that_fit_the_names():
+    mirrored = dataclasses.replace(RED_CUBE, x=1.0, u=0.7), dataclasses.replace(BLUE_BALL, x=-1.0, u=0.3)
+    verdicts = judge(LEFT, seen(*mirrored))
+    assert verdicts["relation"] is Verdict.WRONG
+    assert verdicts["two objects"] is Verdict.RIGHT
+
+
+def test_equal_things_are_told_apart_by_their_relation():
+    claim = Claim(shape="cube")
+    stacked = Caption("a cube on another cube", ((0, claim), (1, claim)), 2, Relation(0, "on top of", 1))
+    upper = dataclasses.replace(RED_CUBE, on=True, v=0.3)
+    assert judge(stacked, seen(RED_CUBE, upper))["relation"] is Verdict.RIGHT
+    assert judge(stacked, seen(upper, RED_CUBE))["relation"] is Verdict.RIGHT
+    assert judge(stacked, seen(RED_CUBE, BLUE_BALL))["relation"] is Verdict.WRONG
+
+
+def test_what_cannot_be_read_is_neither_right_nor_dropped():
+    one = Caption("a red cube on a white floor", ((0, Claim(colour="red", shape="cube")),), 1, floor="white")
+    nothing = judge(one, seen())
+    assert nothing.pop("floor") is Verdict.RIGHT
+    assert set(nothing.values()) == {Verdict.UNREADABLE}
+    guessed = dataclasses.replace(RED_CUBE, unsure=("colour",))
+    verdicts = judge(one, seen(guessed))
+    assert verdicts["colour"] is verdicts["one object"] is verdicts["caption"] is Verdict.UNREADABLE
+    assert verdicts["shape"] is Verdict.RIGHT
+    assert judge(one, seen(RED_CUBE, BLUE_BALL))["count"] is Verdict.WRONG
+
+
+def test_relations_of_readings():
+    assert relation(RED_CUBE, BLUE_BALL) == "left of"
+    assert relation(BLUE_BALL, RED_CUBE) == "right of"
+    assert relation(RED_CUBE, dataclasses.replace(RED_CUBE, z=2.0)) == "in front of"
+    above = dataclasses.replace(BLUE_BALL, on=True, u=0.3, v=0.3)
+    assert relation(above, RED_CUBE) == "on top of"
+    assert relation(RED_CUBE, above) == "under"
+
+
+def test_prompts_of_the_composition_split_tell_what_was_held_out():
+    told = prompts("composition", 30)
+    assert all(tells_held_out(prompt.caption) for prompt in told)
+    assert told == prompts("composition", 40)[:30]
+    assert not any(tells_held_out(prompt.caption) for prompt in prompts("test", 100))
+
+
+def test_wilson_and_normal_intervals():
+    half = stats.share([True, False] * 50)
+    assert (half.low, half.high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
+    assert stats.share([True] * 10).high == pytest.approx(1)
+    assert stats.share([True] * 10).low == pytest.approx(0.7225, abs=1e-4)
+    found = stats.mean([1.0, 2.0, 3.0])
+    assert found.value == 2
+    assert found.high - 2 == pytest.approx(1.959964 / 3**0.5)
+
+
+def test_frechet_distance_of_known_gaussians():
+    rng = torch.Generator().manual_seed(0)
+    a = torch.randn(20_000, 3, generator=rng, dtype=torch.float64)
+    assert fidelity.frechet(a, a) == pytest.approx(0, abs=1e-6)
+    shifted = 2 * a + torch.tensor([1.0, 0.0, 2.0])  # |m|^2 = 5, and (2 - 1)^2 for each of three dimensions
+    assert fidelity.frechet(a, shifted) == pytest.approx(8, rel=0.03)
+
+
+def test_kernel_distance_is_unbiased():
+    draws = torch.randn(2, 400, 8, generator=torch.Generator().manual_seed(1))
+    assert abs(fidelity.kernel(draws[0], draws[1])) < 0.05
+    assert fidelity.kernel(draws[0], draws[1] + 1) > 1
+
+
+def test_precision_falls_with_strangers_and_recall_with_missing_modes():
+    real = torch.cat([torch.randn(200, 2), torch.randn(200, 2) + 50])
+    assert fidelity.precision_recall(real, real) == (1, 1)
+    precision, recall = fidelity.precision_recall(real, real[:200])
+    assert precision == 1
+    assert recall == pytest.approx(0.5, abs=0.02)
+    precision, recall = fidelity.precision_recall(real, torch.cat([real, real + 1000]))
+    assert precision == pytest.approx(0.5, abs=0.02)
+    assert recall == 1
+
+
+def test_copies_count_as_memorised():
+    rng = torch.Generator().manual_seed(2)
+    training, fresh, other = torch.randn(3, 300, 8, generator=rng)
+    assert fidelity.memorised(training, fresh, training) == 1
+    assert fidelity.memorised(other, fresh, training) < 0.05
+
+
+def test_entropy():
+    assert fidelity.entropy(["a", "b", "c", "d"]) == 2
+    assert fidelity.entropy(["a", "a"]) == 0
+
+
+def test_ranks_count_the_nearer_keys():
+    keys = torch.eye(3)
+    assert rank(keys, keys).tolist() == [0, 0, 0]
+    assert rank(keys.roll(1, dims=0), keys).tolist() == [1, 1, 1]
+
+
+def test_psnr_and_edges():
+    x = torch.zeros(1, 3, 16, 16)
+    assert psnr(x, x + 0.02).item() == pytest.approx(40, abs=1e-4)
+    step = x.clone()
+    step[..., 8:] = 1
+    soft = torch.nn.functional.avg_pool2d(step, 3, stride=1, padding=1)
+    assert edge_error(step, step).item() == 0
+    assert edge_error(soft, step).item() > 0.5

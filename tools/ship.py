@@ -1,0 +1,68 @@
+"""Packs a trained system into the folder that travels inside the package: half precision, and the words it knows.
+
+python -m tools.ship runs/demo/system unclip/demo
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from cyclopts import App
+from safetensors import safe_open
+
+from tools.world import captions, sample
+from unclip import checkpoint
+from unclip.cli.shell import run
+from unclip.config import load
+from unclip.errors import UnclipError
+from unclip.folder import FILE, SystemConfig
+
+app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
+SUBJECT = "the demo world (one to three coloured solids on a floor)"
+SCENES = 5000  # whose captions use every word of the world
+LIMIT = 15e6
+
+
+@app.default
+def ship(system: Path, out: Path) -> None:
+    """Pack a SYSTEM folder into OUT.
+
+    Parameters
+    ----------
+    system
+        A folder with system.toml.
+    out
+        The folder to write; files of the same name are replaced.
+    """
+    made = load(SystemConfig, system / FILE)
+    out.mkdir(parents=True, exist_ok=True)
+    files = [made.clip, made.prior, made.decoder, *made.upsamplers]
+    for name in files:
+        with safe_open(str(system / name), framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        checkpoint.save(out / name, tensors, checkpoint.read_header(system / name), torch.float16)
+        size = (out / name).stat().st_size
+        if size > LIMIT:
+            raise UnclipError(f"{out / name}: {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}; make the net smaller")
+        print(f"{out / name}: {size / 1e6:.1f} MB")
+    lines = [f'subject = "{SUBJECT}"', "words = ["]
+    lines += [f'    "{word}",' for word in words()] + ["]"]
+    text = (system / FILE).read_text(encoding="utf-8")
+    (out / FILE).write_text(_before_tables(text, "\n".join(lines)), encoding="utf-8")
+
+
+def words() -> list[str]:
+    """Every word of the world's captions, sorted."""
+    told = (caption for index in range(SCENES) for caption in captions(sample(0, index, "train")))
+    return sorted({word for caption in told for word in re.findall(r"\w+", caption.lower())})
+
+
+def _before_tables(text: str, more: str) -> str:
+    """A TOML text with more keys of its first table, in place of those it had."""
+    kept = re.sub(r"^(subject = .*\n|words = \[[^\]]*\]\n)", "", text, flags=re.MULTILINE)
+    head, mark, tables = kept.partition("\n[")
+    return f"{head.rstrip()}\n{more}\n{mark}{tables}"
+
+
+if __name__ == "__main__":
+    run(app)

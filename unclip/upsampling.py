@@ -1,0 +1,41 @@
+"""Enlarging pictures with one upsampler stage."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unclip.models.upsampler import Upsampler, UpsamplerCond, restore
+from unclip.noise import augmented, stream
+from unclip.priors import OnStep, finish, silent
+from unclip.stage import Stage
+
+
+def upsample(
+    stage: Stage[Upsampler], x: Float[Tensor, "b 3 h w"], seeds: Sequence[int], chunk: int, on_step: OnStep = silent
+) -> Float[Tensor, "b 3 h2 w2"]:
+    """Pictures enlarged by one upsampler, `chunk` of them at a time."""
+    scale = stage.net.config.scale
+    shape = (3, x.shape[-2] * scale, x.shape[-1] * scale)
+    done = []
+    for start in range(0, len(seeds), chunk):
+        part = slice(start, start + chunk)
+        noise = stream(stage.name, seeds[part], shape, stage.device)
+        cond = _low_res(stage, x[part], seeds[part])
+        done.append(restore(stage.net.config, finish(stage, stage.run(cond, noise), on_step), cond.low_res))
+    return torch.cat(done)
+
+
+def _low_res(stage: Stage[Upsampler], x: Float[Tensor, "b 3 h w"], seeds: Sequence[int]) -> UpsamplerCond:
+    """What an upsampler starts from; noised by `sampling.level` if it was trained under noise-conditioning augmentation."""
+    if not stage.net.config.level:
+        return UpsamplerCond(low_res=x)
+    level = torch.full((len(x),), stage.sampling.level, device=x.device)
+    eps = stream(f"{stage.name}/low-res", seeds, x.shape[1:], x.device)()
+    return UpsamplerCond(low_res=augmented(x, level, eps), level=level)
+
+
+def chunk_size(batch: int, stage: Stage[Upsampler]) -> int:
+    """How many pictures an upsampler takes at once: a batch at 256 px, fewer where they are larger."""
+    return max(1, batch * 256**2 // max(stage.net.config.size, 256) ** 2)

@@ -34,7 +34,7 @@ SIZE, CELL = 64, 2  # pixels of the pictures it reads, and of a cell of its grid
 
 @config
 class ReaderConfig:
-    """Channels at half, quarter and eighth resolution."""
+    """Channels at a half, a quarter and an eighth of the resolution."""
 
     channels: tuple[Positive, Positive, Positive] = (48, 96, 160)
 
@@ -69,11 +69,11 @@ class Reader(nn.Module):
         super().__init__()
         self.config = config
         a, b, c = config.channels
-        self.half = nn.Sequential(nn.Conv2d(3, a, 4, stride=2, padding=1), nn.SiLU(), Residual(a))
-        self.quarter = nn.Sequential(nn.Conv2d(a, b, 2, stride=2), Residual(b), Residual(b))
-        self.eighth = nn.Sequential(nn.Conv2d(b, c, 2, stride=2), Residual(c), Residual(c))
-        self.to_quarter, self.to_half = nn.Conv2d(c, b, 1), nn.Conv2d(b, a, 1)
-        self.merge_quarter, self.merge_half = Residual(b), Residual(a)
+        self.fine = nn.Sequential(nn.Conv2d(3, a, 4, stride=2, padding=1), nn.SiLU(), Residual(a))
+        self.middle = nn.Sequential(nn.Conv2d(a, b, 2, stride=2), Residual(b), Residual(b))
+        self.coarse = nn.Sequential(nn.Conv2d(b, c, 2, stride=2), Residual(c), Residual(c))
+        self.to_middle, self.to_fine = nn.Conv2d(c, b, 1), nn.Conv2d(b, a, 1)
+        self.merge_middle, self.merge_fine = Residual(b), Residual(a)
         self.grid = nn.Conv2d(a, len(PLAIN) + sum(map(len, PER_THING.values())), 1)
         self.whole = nn.Linear(c + b, sum(map(len, PER_PICTURE.values())))
 
@@ -81,10 +81,10 @@ class Reader(nn.Module):
         self, x: Float[Tensor, "b 3 64 64"]
     ) -> tuple[Float[Tensor, "b g 32 32"], Float[Tensor, "b w"], Float[Tensor, "b f"]]:
         """Logits of the grid, logits of the whole picture, pooled features."""
-        half = self.half(x)
-        quarter = self.quarter(half)
-        eighth = self.eighth(quarter)
-        quarter = self.merge_quarter(quarter + functional.interpolate(self.to_quarter(eighth), scale_factor=2))
-        half = self.merge_half(half + functional.interpolate(self.to_half(quarter), scale_factor=2))
-        features = torch.cat([part.mean(dim=(2, 3)) for part in (eighth, quarter)], dim=1)
-        return self.grid(half), self.whole(features), features
+        fine = self.fine(x)
+        middle = self.middle(fine)
+        coarse = self.coarse(middle)
+        middle = self.merge_middle(middle + functional.interpolate(self.to_middle(coarse), scale_factor=2))
+        fine = self.merge_fine(fine + functional.interpolate(self.to_fine(middle), scale_factor=2))
+        features = torch.cat([part.mean(dim=(2, 3)) for part in (coarse, middle)], dim=1)
+        return self.grid(fine), self.whole(features), features

@@ -171,11 +171,10 @@ def test_a_device_that_is_not_there_is_one_line(cli, folder, tmp_path, device):
 
 
 def test_a_command_that_is_not_there_is_one_line(cli):
-    for words, told in ((["generat"], 'Did you mean "generate"?'), (["generate", "a cube"], "--model")):
-        code, _, err = cli(*words)
-        assert code == 1
-        assert one_line(err), err
-        assert told in err
+    code, _, err = cli("generat")
+    assert code == 1
+    assert one_line(err), err
+    assert 'Did you mean "generate"?' in err
 
 
 @pytest.mark.parametrize("spoil", ["missing", "truncated", "foreign", "empty", "no folder", "file"])

@@ -1,12 +1,14 @@
 """The upsampler: any size, its level, and which low-resolution picture it reads."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from unclip.errors import UnclipError
 from unclip.images import resize
 from unclip.models.unet import UNetConfig
-from unclip.models.upsampler import Upsampler, UpsamplerCond, UpsamplerConfig, UpsamplerPrepared
+from unclip.models.upsampler import Upsampler, UpsamplerCond, UpsamplerConfig, UpsamplerPrepared, restore, standardise
 
 from .conftest import draw, shaken
 
@@ -82,3 +84,15 @@ def test_user_mistakes():
     for wrong in ({"unet": attending}, {"size": 18}):
         with pytest.raises(ValueError, match=r"attention|multiple"):
             UpsamplerConfig(**{"unet": net.config.unet, "size": 16, **wrong})
+
+
+def test_a_residual_is_what_the_enlarged_picture_lacks():
+    config = UpsamplerConfig(unet=UNetConfig(channels=8, multipliers=(1,), depth=1), size=16, residual=0.1)
+    image, low = 2 * torch.rand(2, 3, 16, 16) - 1, 2 * torch.rand(2, 3, 4, 4) - 1
+    x = standardise(config, image, low)
+    torch.testing.assert_close(0.1 * x, image - resize(low, 16))
+    torch.testing.assert_close(restore(config, x, low), image)
+    assert torch.equal(restore(config, torch.zeros_like(x), low), resize(low, 16).clamp(-1, 1))
+    plain = dataclasses.replace(config, residual=None)
+    assert standardise(plain, image, low) is image
+    assert torch.equal(restore(plain, 2 * image, low), (2 * image).clamp(-1, 1))

@@ -57,11 +57,13 @@ def _place(picture: Tensor, crop: Tensor) -> tuple[int, int]:
     return found[0]
 
 
-def test_the_loss_is_that_of_v_and_the_level_is_told(lab: Any) -> None:
-    goal, batch = begun(lab)
+@pytest.mark.parametrize("more", [(), ("model.residual=0.2", "sampling.threshold=none")])
+def test_the_loss_is_that_of_v_and_the_level_is_told(lab: Any, more: tuple[str, ...]) -> None:
+    goal, batch = begun(lab, *more)
     spy = Spy()
     loss = goal(spy, batch, torch.Generator().manual_seed(3))["loss"]
-    x0, cond = goal.pair(batch, torch.Generator().manual_seed(3))
+    image, cond = goal.pair(batch, torch.Generator().manual_seed(3))
+    x0 = (image - resize(cond.low_res, 8)) / 0.2 if more else image
     assert torch.equal(spy.cond.low_res, cond.low_res)
     assert spy.cond.level is not None
     assert cond.level is not None
@@ -80,6 +82,11 @@ def test_a_crop_that_does_not_fit_is_one_line(lab: Any, tmp_path: Path) -> None:
         lab.train("upsampler", tmp_path / "run", "objective.crop=32")
     with pytest.raises(UnclipError, match="12x12 pixels does not fit this net: both sides must be multiples of 8"):
         lab.train("upsampler", tmp_path / "run", "objective.crop=12", "model.unet.patch=4")
+
+
+def test_a_residual_is_not_thresholded_as_a_picture(lab: Any, tmp_path: Path) -> None:
+    with pytest.raises(UnclipError, match=r'what is diffused is no picture; set sampling.threshold = "none"'):
+        lab.train("upsampler", tmp_path / "run", "model.residual=0.1")
 
 
 def test_psnr_is_measured_beside_bicubic(lab: Any, tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def test_a_short_training_learns_colours(tmp_path):
     words = ("--size", "64", "--shard", "500", "--workers", "1")
     for split, count in (("train", "3000"), ("test", "100")):
         folder = str(tmp_path / split)
-        subprocess.run([sys.executable, "-m", "tools.world", folder, "--count", count, "--split", split, *words], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "tools.world", folder, "--count", count, "--split", split, *words], check=True
+        )
     out = tmp_path / "reader.safetensors"
     command = [sys.executable, "-m", "tools.reader", str(out), "--shards", str(tmp_path / "train")]
     subprocess.run([*command, "--validation", str(tmp_path / "test"), "--epochs", "2"], check=True)

@@ -69,7 +69,7 @@ def train(
     """
     torch.manual_seed(seed)
     where, began = pick_device(device), time.time()
-    net = Reader(ReaderConfig()).to(where, memory_format=torch.channels_last)
+    net = Reader(ReaderConfig()).to(where).to(memory_format=torch.channels_last)
     pictures, _, wanted = load(shards)
     steps = epochs * (len(pictures) // batch)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.02)

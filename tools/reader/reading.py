@@ -93,9 +93,9 @@ def _seen(column: Float[Tensor, " g"], cell: int) -> Seen:
     best = {key: part.softmax(dim=0).max(dim=0) for key, part in zip(PER_THING, parts, strict=True)}
     names = {key: PER_THING[key][int(top.indices)] for key, top in best.items()}
     cells = SIZE // CELL
-    place = {"u": (cell % cells + 0.5) / cells, "v": (cell // cells + 0.5) / cells}
+    u, v = (cell % cells + 0.5) / cells, (cell // cells + 0.5) / cells
     unsure = tuple(key for key, top in best.items() if top.values < SURE)
-    return Seen(**names, on=on > 0, x=x * UNIT, z=z * UNIT, **place, unsure=unsure)
+    return Seen(**names, on=on > 0, x=x * UNIT, z=z * UNIT, u=u, v=v, unsure=unsure)
 
 
 def relation(a: Seen, b: Seen) -> str:

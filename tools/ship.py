@@ -19,7 +19,7 @@ from unclip.folder import FILE, SystemConfig
 
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
 SUBJECT = "the demo world (one to three coloured solids on a floor)"
-SCENES = 5000  # whose captions use every word of the world
+SCENES = 1500  # whose captions use every word of the world
 LIMIT = 15e6
 
 

@@ -1,0 +1,39 @@
+"""A whole report on the shipped weights, with few prompts: everything is measured, written and in its range."""
+
+import json
+
+import pytest
+
+from tools.evaluate.__main__ import evaluate
+from tools.evaluate.draw import TITLES
+from unclip.errors import UnclipError
+from unclip.folder import located
+
+
+@pytest.mark.slow
+def test_a_report(tmp_path):
+    out = tmp_path / "report"
+    evaluate(located("demo"), out=out, count=24, smaller=24, training=50, device="cpu")
+    found = json.loads((out / "report.json").read_text())
+    for split in ("i.i.d. prompts", "composition split"):
+        caption = found[split]["caption"]
+        assert caption["right"]["n"] == 24
+        assert 0 <= caption["right"]["low"] <= caption["right"]["value"] <= caption["right"]["high"] <= 1
+    assert set(found["baselines"]) == set(found["fidelity"]) == set(TITLES.values())
+    assert found["baselines"][TITLES["real"]]["caption"] > found["baselines"][TITLES["unconditional"]]["caption"]
+    assert set(found["best of"]) == {"best of 1", "best of 2", "best of 4", "best of 8"}
+    assert found["upsampler-256"]["clean"]["PSNR, bicubic"]["value"] > 30
+    assert len(found["sweep"]["points"]) == 30
+    assert found["sweep"]["best"] in found["sweep"]["points"]
+    text = (out / "report.md").read_text()
+    assert all(f"## {title}" in text for title in ("The prior", "Decoder settings", "Beside its baselines"))
+    assert {path.suffix for path in out.iterdir()} == {".json", ".md", ".png", ".txt"}
+
+
+def test_mistakes_are_one_line(tmp_path):
+    for words, told in (
+        ({"parts": ("nose",)}, "--parts nose: expected some of"),
+        ({"count": 5}, "--count 5 --smaller"),
+    ):
+        with pytest.raises(UnclipError, match=told):
+            evaluate(tmp_path, **words)

@@ -38,7 +38,8 @@ def run_of(path: Path) -> Any:
     if stage in DEFAULTS:
         values = with_defaults(values, **DEFAULTS[stage])
     if stage in ("prior", "decoder"):
-        values["model"] = FROM_CLIP | values["model"]
+        hidden = {"text_hidden": 128} if values["model"].get("text") == "hidden" else {}
+        values["model"] = FROM_CLIP | hidden | values["model"]
     return build(RUNS[stage], values, str(path))
 
 

@@ -92,7 +92,7 @@ class Schedule:
         """The natural logarithm of `snr`."""
         return self.snr(t).log()
 
-    def times(self, steps: int | Sequence[float], spacing: Spacing = "trailing") -> list[int]:
+    def times(self, steps: int | Sequence[int | float], spacing: Spacing = "trailing") -> list[int]:
         """A sampler's times: `steps` + 1 whole numbers strictly decreasing from T to 0; all but the last are evaluated.
 
         "linspace" is even between T and 1 (2102.09672 sec. 4), "trailing" even between T and 0 (2305.08891),

@@ -133,7 +133,7 @@ def measure_baselines(work: Work, count: int, training: int) -> None:
     bank = draw.bank(work.system.clip, training, size)
     real = judged(work.reader, draw.renders([prompt.scene for prompt in told], size), told)
     sets: dict[draw.Mode, Drawn] = {"real": real}
-    text = torch.cat([work.system.clip.text([prompt.text]).emb.cpu() for prompt in told])
+    text = work.system.clip.text([prompt.text for prompt in told]).emb.cpu()
     nearest = (text @ bank.emb.T).argmax(dim=1)
     sets["retrieval"] = judged(work.reader, bank.images[nearest], told)
     for mode in draw.DRAWN:
@@ -142,10 +142,10 @@ def measure_baselines(work: Work, count: int, training: int) -> None:
         report.sheet(work.out / f"{mode.replace(' ', '-')}.png", sets[mode], told)
     tags = ("one object", "two objects", "binding", "relation", "count", "floor", "style", "caption")
     columns = {
-        draw.TITLES[mode]: {tag: drawn.aligned[tag].right.percent() for tag in tags if tag in drawn.aligned}
+        draw.TITLES[mode]: {tag: drawn.aligned[tag].right for tag in tags if tag in drawn.aligned}
         for mode, drawn in sets.items()
     }
-    work.say("baselines", columns, report.numbers(f"Beside its baselines ({count} prompts)", columns))
+    work.say("baselines", columns, report.numbers(f"Beside its baselines ({count} prompts)", columns, percent=True))
     _, features = read(work.reader, bank.images)
     fresh = read(work.reader, draw.renders([prompt.scene for prompt in prompts("test", count, seed=3)], size))[1]
     qualities = {draw.TITLES[mode]: _fidelity(drawn, fresh, features) for mode, drawn in sets.items()}
@@ -206,10 +206,14 @@ def measure_upsamplers(work: Work, count: int) -> None:
         small = draw.pictures(work.system, "unclip", told)
         large = upsample(work.system.upsamplers[0], small, range(number), 10)
         columns = {
-            name: {tag: one.right.percent() for tag, one in judged(work.reader, images, told).aligned.items()}
+            name: {tag: one.right for tag, one in judged(work.reader, images, told).aligned.items()}
             for name, images in (("before", small), ("after", large))
         }
-        work.say("upsampled", columns, report.numbers("Alignment before and after the first upsampler", columns))
+        work.say(
+            "upsampled",
+            columns,
+            report.numbers("Alignment before and after the first upsampler", columns, percent=True),
+        )
 
 
 def measure_sweep(work: Work, count: int) -> None:

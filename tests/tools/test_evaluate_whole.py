@@ -7,13 +7,12 @@ import pytest
 from tools.evaluate.__main__ import evaluate
 from tools.evaluate.draw import TITLES
 from unclip.errors import UnclipError
-from unclip.folder import located
 
 
 @pytest.mark.slow
 def test_a_report(tmp_path):
     out = tmp_path / "report"
-    evaluate(located("demo"), out=out, count=24, smaller=24, training=50, device="cpu")
+    evaluate("demo", out=out, count=24, smaller=24, training=50, device="cpu")
     found = json.loads((out / "report.json").read_text())
     for split in ("i.i.d. prompts", "composition split"):
         caption = found[split]["caption"]
@@ -37,4 +36,4 @@ def test_mistakes_are_one_line(tmp_path):
         ({"count": 5}, "--count 5 --smaller"),
     ):
         with pytest.raises(UnclipError, match=told):
-            evaluate(tmp_path, **words)
+            evaluate(str(tmp_path), **words)

@@ -1,0 +1,160 @@
+"""The parts of a report: each measures, and adds what it found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from stages.degrade import DegradeConfig
+from tools.evaluate import draw, fidelity, priors, report, sweep, upsamplers
+from tools.evaluate.alignment import Drawn, judged
+from tools.evaluate.prompts import Prompt, prompts
+from tools.reader import read
+from tools.reader.net import Reader
+from unclip.checkpoint import read_header
+from unclip.config import build, load
+from unclip.folder import FILE, SystemConfig
+from unclip.images import to_tensor
+from unclip.system import UnCLIP
+from unclip.upsampling import upsample
+
+DIVERSE = ("a red cube", "a blue sphere on a white floor", "two cones", "a green cylinder to the left of a yellow cube")
+
+
+@dataclass
+class Work:
+    """What the parts of a report share: the system, the reader, the prompts, and what was found so far."""
+
+    folder: Path
+    system: UnCLIP
+    reader: Reader
+    iid: list[Prompt]
+    apart: list[Prompt]
+    out: Path
+    bars: Progress
+    found: dict[str, Any] = field(default_factory=dict)
+    text: list[str] = field(default_factory=list)
+
+    def progress(self, name: str, total: int) -> Callable[[int], None]:
+        """A new bar; gives the function that advances it."""
+        task = self.bars.add_task(name, total=total)
+        return lambda n: self.bars.advance(task, n)
+
+    def say(self, key: str, found: Any, text: str) -> None:
+        """Adds a finding to the report and writes it, so that nothing finished is lost."""
+        self.found[key] = found
+        self.text.append(text)
+        report.write(self.out, self.found, "\n".join(self.text))
+
+
+def alignment(work: Work) -> None:
+    """The whole system on both splits."""
+    for name, told in (("i.i.d. prompts", work.iid), ("composition split", work.apart)):
+        images = draw.pictures(work.system, "unclip", told, work.progress(name, len(told)))
+        drawn = judged(work.reader, images, told)
+        report.sheet(work.out / f"{name.replace('.', '').replace(' ', '-')}.png", drawn, told)
+        work.say(name, drawn.aligned, report.alignment(f"The whole system, {name}", drawn.aligned))
+
+
+def baselines(work: Work, count: int, training: int) -> None:
+    """Everything the system must beat, and real renders, on the same prompts: alignment and fidelity."""
+    told, size = work.iid[:count], work.system.sizes[0]
+    bank = draw.bank(work.system.clip, training, size)
+    real = judged(work.reader, draw.renders([prompt.scene for prompt in told], size), told)
+    sets: dict[draw.Mode, Drawn] = {"real": real}
+    text = work.system.clip.text([prompt.text for prompt in told]).emb.cpu()
+    nearest = (text @ bank.emb.T).argmax(dim=1)
+    sets["retrieval"] = judged(work.reader, bank.images[nearest], told)
+    for mode in draw.DRAWN:
+        images = draw.pictures(work.system, mode, told, work.progress(draw.TITLES[mode], len(told)))
+        sets[mode] = judged(work.reader, images, told)
+        report.sheet(work.out / f"{mode.replace(' ', '-')}.png", sets[mode], told)
+    tags = ("one object", "two objects", "binding", "relation", "count", "floor", "style", "caption")
+    columns = {
+        draw.TITLES[mode]: {tag: drawn.aligned[tag].right for tag in tags if tag in drawn.aligned}
+        for mode, drawn in sets.items()
+    }
+    work.say("baselines", columns, report.numbers(f"Beside its baselines ({count} prompts)", columns, percent=True))
+    _, features = read(work.reader, bank.images)
+    fresh = read(work.reader, draw.renders([prompt.scene for prompt in prompts("test", count, seed=3)], size))[1]
+    qualities = {draw.TITLES[mode]: _fidelity(drawn, fresh, features) for mode, drawn in sets.items()}
+    work.say("fidelity", qualities, report.numbers(f"Fidelity in the reader's features (N = {count})", qualities))
+    diversity = _diversity(work, real)
+    work.say("diversity", diversity, report.numbers("Diversity at a fixed caption, bits", diversity))
+
+
+def _fidelity(drawn: Drawn, real: torch.Tensor, training: torch.Tensor) -> dict[str, float]:
+    precision, recall = fidelity.precision_recall(real, drawn.features)
+    return {
+        "Fréchet distance": fidelity.frechet(real, drawn.features),
+        "kernel distance x 1000": 1000 * fidelity.kernel(real, drawn.features),
+        "precision": precision,
+        "recall": recall,
+        "nearest-neighbour memorisation": fidelity.memorised(drawn.features, real, training),
+    }
+
+
+def _diversity(work: Work, real: Drawn, each: int = 60) -> dict[str, dict[str, float]]:
+    """Entropies of what no caption names, over pictures of one caption at a time; and those of real pictures at large."""
+    found = {"real renders, any caption": fidelity.entropies(real.readings)}
+    for words in DIVERSE:
+        images = [torch.empty(0, 3, *[work.system.sizes[0]] * 2)]
+        for start in range(0, each, draw.BATCH):
+            seeds = range(start, start + draw.BATCH)
+            small = work.system.generate(words, seeds, draw.BATCH, size=work.system.sizes[0])
+            images.append(torch.stack([to_tensor(picture.image) for picture in small]))
+        found[words] = fidelity.entropies(read(work.reader, torch.cat(images))[0])
+    return found
+
+
+def prior(work: Work) -> None:
+    """The prior's embeddings against the true ones of the same scenes."""
+    images = draw.renders([prompt.scene for prompt in work.iid], work.system.sizes[0])
+    true = draw.embeddings(work.system.clip, images)
+    found = priors.measure(work.system, work.iid, true)
+    work.say("prior", found, report.numbers("The prior", {"": found}))
+    swept = {f"best of {n}": values for n, values in priors.best_of(work.system, work.iid, true).items()}
+    work.say(
+        "best of", swept, report.numbers("The prior, best of N: cosine to the true embedding and to the text", swept)
+    )
+
+
+def enlargement(work: Work, count: int) -> None:
+    """Each upsampler against bicubic, and what the first does to alignment."""
+    number = min(count, 100)
+    files = load(SystemConfig, work.folder / FILE).upsamplers
+    for stage, file in zip(work.system.upsamplers, files, strict=True):
+        taught = read_header(work.folder / file).provenance.get("degrade", {})
+        degrade = build(DegradeConfig, taught, f"{file}: header: provenance: degrade")
+        found, made = upsamplers.measure(stage, number, degrade)
+        work.say(stage.name, found, report.numbers(f"{stage.name} beside bicubic ({number} squares)", found))
+        rows = [made.bicubic[:6], made.drawn[:6], made.truth[:6]]
+        report.pictures(work.out / f"{stage.name}.png", torch.cat(rows), columns=6)
+    if work.system.upsamplers:
+        told = work.iid[:number]
+        small = draw.pictures(work.system, "unclip", told)
+        large = upsample(work.system.upsamplers[0], small, range(number), 10)
+        columns = {
+            name: {tag: one.right for tag, one in judged(work.reader, images, told).aligned.items()}
+            for name, images in (("before", small), ("after", large))
+        }
+        work.say(
+            "upsampled",
+            columns,
+            report.numbers("Alignment before and after the first upsampler", columns, percent=True),
+        )
+
+
+def settings(work: Work, count: int) -> None:
+    """Guidance, steps and samplers of the decoder."""
+    told = work.iid[:count]
+    real = read(
+        work.reader, draw.renders([prompt.scene for prompt in prompts("test", count, seed=3)], work.system.sizes[0])
+    )[1]
+    total = len(sweep.SAMPLERS) * len(sweep.STEPS) * len(sweep.GUIDANCE)
+    points = list(sweep.sweep(work.system, work.reader, told, real, work.progress("sweep", total)))
+    top = sweep.best(points)
+    work.say("sweep", {"points": points, "best": top}, report.sweep(points, top))

@@ -72,9 +72,10 @@ def test_pictures_of_any_size_are_read_at_64_px():
 
 
 @pytest.mark.slow
-def test_a_short_training_learns_colours(tmp_path):
+@pytest.mark.timeout(900)  # a minute and a half where nothing else runs
+def test_a_short_training_learns_floors(tmp_path):
     words = ("--size", "64", "--shard", "500", "--workers", "1")
-    for split, count in (("train", "3000"), ("test", "100")):
+    for split, count in (("train", "2000"), ("test", "100")):
         folder = str(tmp_path / split)
         subprocess.run(
             [sys.executable, "-m", "tools.world", folder, "--count", count, "--split", split, *words], check=True
@@ -83,6 +84,6 @@ def test_a_short_training_learns_colours(tmp_path):
     command = [sys.executable, "-m", "tools.reader", str(out), "--shards", str(tmp_path / "train")]
     subprocess.run([*command, "--validation", str(tmp_path / "test"), "--epochs", "2"], check=True)
     right = json.loads(out.with_suffix(".json").read_text())["clean"]
-    assert right["floor"] > 0.8
-    assert right["count"] > 0.6
+    assert right["floor"] > 0.7
+    assert right["style"] > 0.7
     assert isinstance(open_reader(out), Reader)

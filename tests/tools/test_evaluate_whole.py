@@ -23,7 +23,7 @@ def test_a_report(tmp_path):
     right = {title: tags["caption"]["value"] for title, tags in found["baselines"].items()}
     assert right[TITLES["real"]] > right[TITLES["unconditional"]]
     assert set(found["best of"]) == {"best of 1", "best of 2", "best of 4", "best of 8"}
-    assert found["upsampler-256"]["clean"]["PSNR, bicubic"]["value"] > 30
+    assert found["upsampler-256"]["clean"]["PSNR, bicubic"]["value"] > 25
     assert len(found["sweep"]["points"]) == 30
     assert found["sweep"]["best"] in found["sweep"]["points"]
     text = (out / "report.md").read_text()

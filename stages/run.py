@@ -55,7 +55,8 @@ class RunConfig:
     """The run itself. `batch` is per process and micro-step; `accumulate` of them make one optimizer step.
 
     `precision` "auto" is bf16 on CUDA and fp32 elsewhere: few CPUs have bf16 arithmetic, others emulate it 20 times
-    slower. Every number called `*_every` counts optimizer steps; `keep` is how many states to resume from are kept.
+    slower. `channels_last` lays pictures out with channels innermost, which some convolutions are faster in. Every
+    number called `*_every` counts optimizer steps; `keep` is how many states to resume from are kept.
     `validation` is how many samples are validated on, `previews` how many of them a sheet shows, with seeds 0, 1, …
     """
 
@@ -65,6 +66,7 @@ class RunConfig:
     accumulate: Positive = 1
     seed: Natural = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    channels_last: bool = False
     log_every: Positive = 50
     save_every: Positive = 1000
     keep: Positive = 2

@@ -60,6 +60,8 @@ def begin(core: nn.Module, run: Run, init: str | None = None) -> State:
     if init is not None and not newest:
         _start_from(core, init)
     core.to(accelerator.device)
+    if settings.channels_last:
+        core.to(memory_format=torch.channels_last)
     # the average is built from the bare net: of a wrapped one no name would match, and it would never move
     ema = EMA(
         core,

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from unclip.conditioning import read
+from unclip.conditioning import decoder_cond, read
+from unclip.drawing import noise_of, unconditional
 from unclip.images import to_pil, to_tensor
+from unclip.priors import finish
 from unclip.system import UnCLIP
 from unclip.upsampling import upsample
 
@@ -31,7 +33,10 @@ def image_emb(system):
 
 def small(system, emb):
     """The 64 px picture of an image embedding [1, 3, 64, 64]."""
-    return system.decode(read(system.clip, [PROMPT]), emb, [SEED])
+    prompts = read(system.clip, [PROMPT])
+    cond = decoder_cond(system.decoder.net, system.clip, prompts, emb)
+    uncond = unconditional(system, prompts, emb, [SEED])
+    return finish(system.decoder, system.decoder.run(cond, noise_of(system.decoder, [SEED]), uncond))
 
 
 def enlarged(system, number, picture):

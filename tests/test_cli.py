@@ -256,16 +256,16 @@ def test_a_folder_that_vanishes_is_one_line(generate, tmp_path, monkeypatch):
 
 
 def test_other_failures_are_not_dressed_up(generate, monkeypatch):
-    def broken(self, *words):
+    def broken(self, *words, **named):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("unclip.system.UnCLIP.decode", broken)
+    monkeypatch.setattr("unclip.stage.Stage.run", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         generate("a cube", "-n", 1, "--size", 16)
 
 
 def test_ctrl_c_keeps_finished_pictures(generate, tmp_path, monkeypatch):
-    from unclip import system
+    from unclip import drawing
 
     finished = []
 
@@ -275,8 +275,8 @@ def test_ctrl_c_keeps_finished_pictures(generate, tmp_path, monkeypatch):
         finished.append(x)
         return system_to_pil(x)
 
-    system_to_pil = system.to_pil
-    monkeypatch.setattr(system, "to_pil", to_pil)
+    system_to_pil = drawing.to_pil
+    monkeypatch.setattr(drawing, "to_pil", to_pil)
     code, out, err = generate("a cube", "-n", 4, "--seed", 0, "--size", 16, "--batch", 2)
     assert code == 130
     assert failure(err) == "stopped; what was finished is kept"

@@ -13,7 +13,8 @@ FLOORS = [
     {"errors", "config", "images", "noise", "settings", "version", "tokenizer", "devices"},
     {"nn", "diffusion"},
     {"models", "clip", "checkpoint"},
-    {"stage", "priors", "conditioning", "upsampling", "latents"},
+    {"stage", "priors", "conditioning", "upsampling", "latents", "sources"},
+    {"drawing", "manipulations", "choices", "requests"},
     {"system", "folder", "interop"},
     {"cli", "__main__"},
 ]

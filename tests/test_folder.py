@@ -138,7 +138,7 @@ def test_an_upsampler_trained_under_noise_gets_the_noise_that_its_sampling_names
 def test_a_system_file_may_recommend_other_sampling(copy):
     add_line(copy, "sampling = {decoder = {steps = 2}, prior = {steps = 5}, upsamplers = [{}, {steps = 6}]}")
     made = UnCLIP.from_pretrained(copy, "cpu")
-    assert made.plan(1) == {"prior": 10, "decoder": 2, "upsampler-64": 3, "upsampler-256": 6}
+    assert made.generate("a cube", [0]).plan == {"prior": 10, "decoder": 2, "upsampler-64": 3, "upsampler-256": 6}
     assert made.decoder.sampling.guidance == 2.0, "what it does not name stays"
 
 

@@ -120,12 +120,12 @@ def test_the_plan_is_what_happens(system, count, settings):
         PROMPT, range(count), on_step=lambda name, step: counted.update({name: counted.get(name, 0) + 1}), **settings
     ):
         pass
-    assert counted == system.plan(count, **settings)
+    assert counted == system.generate(PROMPT, range(count), **settings).plan
 
 
 def test_each_upsampler_takes_its_own_steps_unless_told(system):
-    assert system.plan(1) == {"prior": 6, "decoder": 4, "upsampler-64": 3, "upsampler-256": 2}
-    assert system.plan(1, upsampler_steps=7)["upsampler-256"] == 7
+    assert system.generate(PROMPT, [0]).plan == {"prior": 6, "decoder": 4, "upsampler-64": 3, "upsampler-256": 2}
+    assert system.generate(PROMPT, [0], upsampler_steps=7).plan["upsampler-256"] == 7
     recipe = next(system.generate(PROMPT, [0])).recipe
     assert {name: how["steps"] for name, how in recipe["sampling"].items()} == {
         "prior": 3,
@@ -146,6 +146,7 @@ def test_a_recipe_is_plain_complete_and_draws_the_picture_again(system):
             "steps": 4,
             "sampler": "ddim",
             "eta": 0.25,
+            "threshold": "static",
             "negative": "a cone",
             "prior_guidance": 1.0,
             "prior_steps": 3,
@@ -192,7 +193,7 @@ def test_what_is_done_otherwise_than_asked_is_warned_of(system):
 def test_without_guidance_a_negative_prompt_is_not_drawn_for(system):
     names = []
     with pytest.warns(UnclipWarning, match="no effect"):
-        plan = system.plan(1, negative="a cone", guidance=1.0, size=SIZES[0])
+        plan = system.generate(PROMPT, [0], negative="a cone", guidance=1.0, size=SIZES[0]).plan
         draw(system, negative="a cone", guidance=1.0, on_step=lambda name, step: names.append(name))
     assert (names.count("prior"), names.count("decoder")) == (6, 4) == (plan["prior"], plan["decoder"])
 
@@ -213,7 +214,7 @@ def test_without_guidance_a_negative_prompt_is_not_drawn_for(system):
         ({"guidence": 3.0}, "unknown key 'guidence'; did you mean 'guidance'?"),
         ({"batch": 0}, "batch = 0"),
         ({"prompts": []}, "nothing to generate"),
-        ({"seeds": []}, "nothing to generate"),
+        ({"seeds": []}, "nothing to draw"),
         ({"prompts": ["a", "b"], "seeds": [1, 2, 3]}, "2 prompts and 3 seeds"),
         ({"prompts": "a \udcff cube"}, "not valid Unicode"),
         ({"negative": "a \udcff cube"}, "generate: "),

@@ -1,7 +1,8 @@
 """A system on disk: a folder with `system.toml` that names one checkpoint per stage."""
 
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from pydantic import Field
 from unclip.checkpoint import Header
 from unclip.clip import Clip
 from unclip.config import Positive, build, config, load
-from unclip.errors import UnclipError
+from unclip.errors import UnclipError, UnclipWarning
+from unclip.latents import Pca
 from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
@@ -36,7 +38,8 @@ class SamplingTable:
 class SystemConfig:
     """The contents of `system.toml`: files beside it, and where wanted other sampling than these recommend.
 
-    `candidates` is how many embeddings the prior draws to keep the best. `allow_mixed_clip` lets stages through that were
+    `pca` holds principal components of CLIP's embeddings. `candidates` is how many embeddings the prior draws to keep the
+    best. `allow_mixed_clip` lets stages through that were
     trained on the embeddings of different CLIPs. `subject` says what the system can draw, `words` are all that its
     captions used: a prompt with others is drawn with a warning.
     """
@@ -46,6 +49,7 @@ class SystemConfig:
     prior: str = "prior.safetensors"
     decoder: str = "decoder.safetensors"
     upsamplers: tuple[str, ...] = ()
+    pca: str | None = None
     candidates: Positive = 2
     subject: str = ""
     words: tuple[str, ...] = ()
@@ -63,6 +67,7 @@ class Parts:
     decoder: Stage[Decoder]
     upsamplers: tuple[Stage[Upsampler], ...]
     headers: dict[str, Header]
+    pca: Pca | None = None
 
 
 def located(name: str | Path) -> Path:
@@ -75,6 +80,17 @@ def strangers(system: SystemConfig, prompts: Iterable[str]) -> list[str]:
     known = set(system.words)
     found = [word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()) if word not in known]
     return list(dict.fromkeys(found)) if known else []
+
+
+def warn_of_strangers(system: SystemConfig | None, prompts: Sequence[str]) -> None:
+    """Warns of words that no caption of the trainings used: what is drawn for them is anyone's guess."""
+    if system is not None and (unknown := strangers(system, prompts)):
+        warnings.warn(
+            f"the {system.name} weights know only {system.subject}, not {', '.join(map(repr, unknown[:3]))};"
+            " for other subjects give other weights (--model FOLDER)",
+            UnclipWarning,
+            stacklevel=4,
+        )
 
 
 def open_parts(folder: str | Path, device: torch.device, dtype: torch.dtype) -> Parts:
@@ -101,7 +117,12 @@ def open_parts(folder: str | Path, device: torch.device, dtype: torch.dtype) -> 
     for file, change in zip(system.upsamplers, changes, strict=True):
         opened = stage(f"upsampler {file}", file, Upsampler, change)
         upsamplers.append(replace(opened, name=f"upsampler-{opened.net.config.size}"))
-    parts = Parts(system, clip, prior, decoder, tuple(upsamplers), headers)
+    pca = Pca.load(folder / system.pca) if system.pca else None
+    if pca and pca[1].parents.get("clip") != clip.fingerprint and not system.allow_mixed_clip:
+        raise UnclipError(
+            f"{folder / str(system.pca)}: of another CLIP's embeddings; fit it again (python -m tools.embed)"
+        )
+    parts = Parts(system, clip, prior, decoder, tuple(upsamplers), headers, pca and pca[0])
     _check(parts, folder)
     return parts
 

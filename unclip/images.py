@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from unclip.errors import UnclipError
 
 RECIPE = "unclip"  # the PNG text chunk that holds a picture's recipe
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no format that starts another program
 
 
 def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
@@ -64,12 +66,23 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2
 def open_image(path: str | Path) -> Image.Image:
     """The picture in a file, upright. Raises UnclipError when there is none, or one that cannot be read."""
     try:
-        image = Image.open(path)
-        return ImageOps.exif_transpose(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # up to twice its limit Pillow only warns
+            image = Image.open(path, formats=FORMATS)
+            image.load()
+        image = ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise UnclipError(f"{path}: no such picture") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise UnclipError(f"{path}: more than {most} million pixels; make it smaller first") from None
+    except UnidentifiedImageError:
+        raise UnclipError(f"{path}: not a readable picture: no {', '.join(FORMATS)} file") from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise UnclipError(f"{path}: not a readable picture: {error}") from None
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255 instead of scaling
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image
 
 
 def save_png(image: Image.Image, path: str | Path, recipe: Mapping[str, Any] | None = None) -> None:
@@ -80,10 +93,21 @@ def save_png(image: Image.Image, path: str | Path, recipe: Mapping[str, Any] | N
     info = PngImagePlugin.PngInfo()
     if recipe is not None:
         info.add_itxt(RECIPE, json.dumps(recipe, ensure_ascii=False))
+    _write(path, lambda partial: image.save(partial, format="PNG", pnginfo=info))
+
+
+def save_gif(frames: Sequence[Image.Image], path: str | Path, milliseconds: int = 120) -> None:
+    """Writes an endless animation, whole or not at all. Raises FileExistsError when the name is taken."""
+    first, *rest = frames
+    how = {"save_all": True, "append_images": rest, "duration": milliseconds, "loop": 0}
+    _write(path, lambda partial: first.save(partial, format="GIF", **how))
+
+
+def _write(path: str | Path, save: Callable[[Path], None]) -> None:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        image.save(partial, format="PNG", pnginfo=info)
+        save(partial)
         os.link(partial, path)  # unlike a rename, fails when the name is taken
     finally:
         partial.unlink(missing_ok=True)

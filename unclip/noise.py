@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Noise = Callable[[], Tensor]
+"""Each call is the next standard normal draw, of the sample's shape."""
+
 
 def generator(*key: object) -> torch.Generator:
     """A CPU generator whose stream is a function of `key` alone: (stage, seed), or (seed, rank, step) in training."""
@@ -25,9 +28,7 @@ def augmented(
     return (1 - level**2).sqrt() * images + level * eps
 
 
-def stream(
-    stage: str, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu"
-) -> Callable[[], Float[Tensor, "b ..."]]:
+def stream(stage: str, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Noise:
     """A source of standard normal draws `[len(seeds), *shape]`, float32: the first call gives x_T, the next the steps' noise.
 
     Row k is a function of (stage, seeds[k]) and of how many draws came before it. Drawn on the CPU, so that every
@@ -37,5 +38,18 @@ def stream(
 
     def draw() -> Float[Tensor, "b ..."]:
         return torch.stack([torch.randn(*shape, generator=source) for source in sources]).to(device)
+
+    return draw
+
+
+def beginning_with(noise: Noise, first: Sequence[Float[Tensor, "..."] | None]) -> Noise:
+    """The source with its first draw replaced in the rows where `first` has something; later draws are as they were."""
+    waiting = [dict(enumerate(first))]
+
+    def draw() -> Float[Tensor, "b ..."]:
+        x = noise()
+        given = waiting.pop() if waiting else {}
+        rows = [x[k] if (row := given.get(k)) is None else row.to(x) for k in range(len(x))]
+        return torch.stack(rows)
 
     return draw

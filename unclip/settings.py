@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 Sampler = Literal["ddpm", "ddim", "dpmpp_2m"]
+Threshold = Literal["none", "static", "dynamic"]
 Count = Annotated[int, Gt(0)]
 Amount = Annotated[float, Ge(0), Lt(math.inf)]
 Share = Annotated[float, Ge(0), Le(1)]
@@ -31,6 +32,8 @@ class Settings:
         The decoder's sampler.
     eta
         The decoder's noise under ddim: 0 none, 1 as ddpm.
+    threshold
+        How the decoder's estimates are kept within a picture's range: not at all, clipped, or scaled.
     negative
         A prompt to be guided away from, by an image embedding drawn for it and by its text.
     prior_guidance
@@ -48,6 +51,7 @@ class Settings:
     steps: Count | None = None
     sampler: Sampler | None = None
     eta: Share | None = None
+    threshold: Threshold | None = None
     negative: str = ""
     prior_guidance: Amount | None = None
     prior_steps: Count | None = None

@@ -4,7 +4,7 @@ Previews during training and the product draw through this and only this.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from unclip import checkpoint
 from unclip.config import NonNegativeFloat, Positive, PositiveFloat, Share, build, config
 from unclip.diffusion.guidance import Denoiser, clipped, dynamic_threshold, guided, plain
+from unclip.diffusion.inpainting import Known, repaint
 from unclip.diffusion.process import Process, ProcessConfig
-from unclip.diffusion.samplers import Step, sample
+from unclip.diffusion.samplers import Step, ddim_invert, sample
 from unclip.errors import UnclipError
+from unclip.noise import Noise
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -63,9 +65,9 @@ class Stage(Generic[N]):
         """Where the net is."""
         return next(self.net.parameters()).device
 
-    def denoiser(self, cond: Any, uncond: Any = None, sampling: Sampling | None = None) -> Denoiser:
+    def denoiser(self, cond: Any, uncond: Any = None) -> Denoiser:
         """The stage's estimate of x0 from (x_t, t) under `cond`, guided away from `uncond`, thresholded."""
-        how = sampling or self.sampling
+        how = self.sampling
         cond = self._prepare(cond)
         if how.guidance == 1 or uncond is None:
             denoise = plain(self._call, self.process, cond)
@@ -75,14 +77,22 @@ class Stage(Generic[N]):
             return clipped(denoise, how.limit)
         return dynamic_threshold(denoise, how.percentile, how.limit) if how.threshold == "dynamic" else denoise
 
-    def run(
-        self, cond: Any, noise: Callable[[], Tensor], uncond: Any = None, sampling: Sampling | None = None
-    ) -> Iterator[Step]:
-        """The steps from noise to data. The first draw of `noise` is x_T and sets the shape; the last step's x is x_0."""
-        how = sampling or self.sampling
-        times = self.process.schedule.times(how.steps, how.spacing)
-        denoise = self.denoiser(cond, uncond, how)
-        return sample(how.sampler, denoise, noise(), times, self.process.schedule, noise, how.eta)
+    def run(self, cond: Any, noise: Noise, uncond: Any = None, known: Known | None = None) -> Iterator[Step]:
+        """The steps from noise to data. The first draw of `noise` is x_T and sets the shape; the last step's x is x_0.
+
+        Where pixels are `known`, they are drawn around by DDIM's steps, whatever the sampler.
+        """
+        how, schedule = self.sampling, self.process.schedule
+        times = schedule.times(how.steps, how.spacing)
+        denoise = self.denoiser(cond, uncond)
+        if known is None:
+            return sample(how.sampler, denoise, noise(), times, schedule, noise, how.eta)
+        return repaint(denoise, noise(), times, schedule, noise, known, how.eta)
+
+    def invert(self, cond: Any, x0: Float[Tensor, "b ..."]) -> Iterator[Step]:
+        """The steps from data to the x_T that DDIM leads back from, unguided and unclipped (2105.05233, app. F)."""
+        times = self.process.schedule.times(self.sampling.steps, self.sampling.spacing)
+        return ddim_invert(self.at(guidance=1.0, threshold="none").denoiser(cond), x0, times, self.process.schedule)
 
     def at(self, **changes: Any) -> "Stage[N]":
         """This stage with other sampling settings; None leaves one as it is.

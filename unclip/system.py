@@ -1,50 +1,42 @@
-"""The orchestrator: text → CLIP text embedding → image embedding → 64 px → 256 px → 1024 px."""
+"""The orchestrator: text → CLIP text embedding → image embedding → 64 px → 256 px → 1024 px, and what the latent allows."""
 
 import dataclasses
-import operator
-import secrets
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, Literal
 
-import torch
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
+from unclip import choices
 from unclip.clip import Clip
-from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.config import build, to_dict
 from unclip.devices import pick_device, pick_dtype
-from unclip.errors import UnclipError, UnclipWarning
-from unclip.folder import DEMO, SystemConfig, open_parts, strangers
-from unclip.images import to_pil
-from unclip.models.decoder import Decoder, DecoderCond
+from unclip.drawing import Picture, Pictures, Start, drawn
+from unclip.errors import UnclipError
+from unclip.folder import DEMO, SystemConfig, open_parts, warn_of_strangers
+from unclip.latents import Latent, Pca
+from unclip.manipulations import DUMMY, FAITHFUL, MANIPULATIONS, Bench, usual
+from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
-from unclip.noise import stream
-from unclip.priors import DiffusionPrior, EmbeddingPrior, OnStep, finish, silent
+from unclip.priors import DiffusionPrior, EmbeddingPrior, OnStep, silent
+from unclip.requests import Seeds, check_maker, check_recipe, made_by, numbers, pairs, recipe_sources
 from unclip.settings import Settings
+from unclip.sources import Given, Source, mask_source, picture, source
 from unclip.stage import Stage
-from unclip.upsampling import chunk_size, upsample
-from unclip.version import VERSION
 
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A finished picture with everything that made it; `recipe` is plain data, and what its PNG will hold."""
-
-    image: Image.Image
-    prompt: str
-    seed: int
-    image_emb: Float[Tensor, " d"]
-    recipe: dict[str, Any]
+Job = tuple[Mapping[str, Any], int]
+"""The options of one manipulation, and the seed of the picture it is to make."""
 
 
 @dataclass(frozen=True, eq=False)
 class UnCLIP:
-    """A text-to-image system of separately trained stages (arXiv 2204.06125); `identity` names its weights in recipes."""
+    """A text-to-image system of separately trained stages (arXiv 2204.06125); `identity` names its weights in recipes.
+
+    All that draws takes `batch` (pictures drawn at once), `on_step` (called after every step of a net) and **settings, the
+    fields of Settings, and gives Pictures one by one. Mistakes raise UnclipError, most of them before any work is done.
+    """
 
     clip: Clip
     prior: EmbeddingPrior
@@ -52,6 +44,7 @@ class UnCLIP:
     upsamplers: tuple[Stage[Upsampler], ...] = ()
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
     config: SystemConfig | None = None
+    pca: Pca | None = None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path = DEMO, device: str = "auto", dtype: str = "auto") -> "UnCLIP":
@@ -64,167 +57,184 @@ class UnCLIP:
         prior = DiffusionPrior(parts.prior, parts.clip, parts.config.candidates)
         weights = {role: header.fingerprint[:16] for role, header in parts.headers.items()}
         identity = {"name": parts.config.name, "weights": weights}
-        return cls(parts.clip, prior, parts.decoder, parts.upsamplers, identity, parts.config)
+        return cls(parts.clip, prior, parts.decoder, parts.upsamplers, identity, parts.config, parts.pca)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """The picture sizes it can make, in pixels."""
-        return (self.decoder.net.config.size, *(stage.net.config.size for stage in self.upsamplers))
+        return choices.sizes(self)
 
     def generate(
         self,
         prompts: str | Sequence[str],
-        seeds: Iterable[SupportsIndex] | None = None,
+        seeds: Seeds | None = None,
+        batch: int = 4,
+        on_step: OnStep = silent,
+        init: Given | None = None,
+        **settings: Any,
+    ) -> Pictures:
+        """Pictures of `prompts`, one per seed.
+
+        One prompt goes with any number of seeds, several prompts with as many seeds (default: random ones). A picture is a
+        function of prompt, seed and settings, not of the batch it is drawn in. `init`, an image embedding or a latent pair,
+        stands in place of what the prior would draw.
+        """
+        jobs = [({"prompt": word}, seed) for word, seed in pairs(prompts, seeds)]
+        return self.manipulate("generate", [] if init is None else [source(init)], jobs, batch, on_step, **settings)
+
+    def vary(
+        self,
+        image: Given,
+        n: int = 4,
+        eta: float | None = None,
+        seeds: Seeds | None = None,
+        strength: float | None = None,
+        prompt: str = "",
+        **drawing: Any,
+    ) -> Pictures:
+        """`n` variations of a picture, or one per seed: its CLIP embedding decoded anew (2204.06125, section 3.1).
+
+        By default from fresh noise, so that only what CLIP kept remains. With `eta` from the picture's own x_T by DDIM with
+        that much noise: 0 is the picture again, more is centred on it. `strength` turns that x_T (0) into fresh noise (1).
+        """
+        strength = (1.0 if eta is None else 0.0) if strength is None else strength
+        options = {"strength": strength, "prompt": prompt}
+        jobs = [(options, seed) for seed in numbers(n, seeds)]
+        return self.manipulate("vary", [source(image)], jobs, **drawing, **({} if eta is None else {"eta": eta}))
+
+    def interpolate(
+        self,
+        a: Given,
+        b: Given,
+        frames: int = 8,
+        noise: Literal["inverted", "fixed"] = "inverted",
+        seed: int = 0,
+        **drawing: Any,
+    ) -> Pictures:
+        """`frames` pictures from a to b, each a picture or a text, along slerps of embedding and noise (section 3.2).
+
+        With `noise` "inverted" pictures at the ends reconstruct; "fixed" draws all from the seed's x_T.
+        """
+        if frames < 2:
+            raise UnclipError(f"frames = {frames}: a path has at least its two ends")
+        jobs = [({"share": k / (frames - 1), "noise": noise}, seed) for k in range(frames)]
+        return self.manipulate("interpolate", [source(a), source(b)], jobs, **drawing)
+
+    def blend(
+        self, things: Sequence[Given], weights: Sequence[float], n: int = 4, seeds: Seeds | None = None, **drawing: Any
+    ) -> Pictures:
+        """Pictures of the weighted spherical mean of any number of pictures' and texts' embeddings."""
+        options = {"weights": [float(weight) for weight in weights]}
+        jobs = [(options, seed) for seed in numbers(n, seeds)]
+        return self.manipulate("blend", [source(thing) for thing in things], jobs, **drawing)
+
+    def text_diff(
+        self,
+        image: Given,
+        to: str,
+        source_text: str = DUMMY,
+        theta: float | Sequence[float] = (0.15, 0.25, 0.35, 0.5),
+        **drawing: Any,
+    ) -> Pictures:
+        """The picture with what differs between two texts, a picture for each `theta` in [0, 1] (section 3.3)."""
+        thetas = [theta] if isinstance(theta, int | float) else list(theta)
+        jobs = [({"target": to, "source": source_text, "theta": float(one)}, 0) for one in thetas]
+        return self.manipulate("edit", [source(image)], jobs, **drawing)
+
+    def invert(self, image: Given, prompt: str = "", on_step: OnStep = silent, **settings: Any) -> Latent:
+        """The latent pair (z_i, x_T) of a picture, by unguided DDIM inversion (section 3; 2105.05233, app. F).
+
+        More `steps` reconstruct better. `prompt` is what the decoder is told beside the embedding.
+        """
+        system = self.at(self.resolve(build(Settings, FAITHFUL | settings, "invert")))
+        return system._bench(on_step).latent(picture(image), prompt)
+
+    def decode(self, latent: Given, eta: float = 0.0, seed: int = 0, **drawing: Any) -> Picture:
+        """The picture of a latent pair, by default unguided and unclipped; `eta` adds noise of the seed's."""
+        jobs = [({}, seed)]
+        return next(self.manipulate("reconstruct", [source(latent)], jobs, **drawing, eta=eta))
+
+    def reconstruct(
+        self, image: Given, components: Sequence[int] | None = None, prompt: str = "", seed: int = 0, **drawing: Any
+    ) -> Pictures:
+        """The picture from its own latent pair; or one picture per number of kept principal components (Fig. 7)."""
+        kept = [{}] if components is None else [{"components": count} for count in components]
+        return self.manipulate(
+            "reconstruct", [source(image)], [(one | {"prompt": prompt}, seed) for one in kept], **drawing
+        )
+
+    def inpaint(
+        self,
+        image: Given,
+        mask: Image.Image | Path | str,
+        prompt: str,
+        n: int = 4,
+        seeds: Seeds | None = None,
+        rounds: int = 5,
+        **drawing: Any,
+    ) -> Pictures:
+        """The picture with the mask's white (or transparent) pixels drawn anew as `prompt` has it (2201.09865).
+
+        All others are kept exactly, at every size, of the picture's centre square resized to that size.
+        """
+        jobs = [({"prompt": prompt, "rounds": rounds}, seed) for seed in numbers(n, seeds)]
+        return self.manipulate("inpaint", [picture(image), mask_source(mask)], jobs, **drawing)
+
+    def replay(self, recipe: Mapping[str, Any], given: Sequence[Given] | None = None, **drawing: Any) -> Pictures:
+        """The one picture of a recipe again; `given` stands for the files that it names, in their order.
+
+        Raises UnclipError when the weights or the sources are others than the recipe's.
+        """
+        check_recipe(recipe, MANIPULATIONS)
+        check_maker(recipe, self.identity.get("weights", {}), made_by(self.decoder.device, self.decoder.dtype))
+        found, jobs = recipe_sources(recipe, given), [(recipe["options"], recipe["seed"])]
+        return self.manipulate(recipe["command"], found, jobs, **drawing, **recipe["settings"])
+
+    def manipulate(
+        self,
+        name: str,
+        given: Sequence[Source],
+        jobs: Sequence[Job],
         batch: int = 4,
         on_step: OnStep = silent,
         **settings: Any,
-    ) -> Iterator[Picture]:
-        """Pictures of `prompts`, one per seed, each as soon as its batch is finished.
-
-        One prompt goes with any number of seeds, several prompts with as many seeds (default: random ones). A picture is a
-        function of prompt, seed and `settings` (the fields of Settings: size, guidance, steps, sampler, negative, …), not
-        of the batch it is drawn in. Raises UnclipError at once for what makes no sense.
-        """
-        chosen = self.resolve(build(Settings, settings, "generate"))
+    ) -> Pictures:
+        """A picture for each job of the manipulation `name`, one of MANIPULATIONS; all methods above end here."""
+        made = [(build(MANIPULATIONS[name], options, name), seed) for options, seed in jobs]
+        chosen = self.resolve(build(Settings, usual(made[0][0], given) | settings, name))
         if batch < 1:
             raise UnclipError(f"batch = {batch}: expected at least 1")
-        jobs = _pairs(prompts, seeds)
-        self._warn_of_strangers([word for word, _ in jobs])
-        return self.at(chosen)._generate(jobs, batch, on_step, chosen)
-
-    def plan(self, count: int, batch: int = 4, **settings: Any) -> dict[str, int]:
-        """How often `on_step` will be called, by stage, when `count` pictures are generated with these settings."""
-        chosen = self.resolve(build(Settings, settings, "plan"))
-        system, batches = self.at(chosen), [min(batch, count - start) for start in range(0, count, batch)]
-        draws = len(batches) * (2 if _is_guided_away(chosen) else 1)
-        steps = {name: draws * number for name, number in system.prior.steps.items()}
-        steps[system.decoder.name] = len(batches) * system.decoder.sampling.steps
-        for stage in system.upsamplers:
-            chunks = sum(-(-size // chunk_size(batch, stage)) for size in batches)
-            steps[stage.name] = chunks * stage.sampling.steps
-        return steps
+        warn_of_strangers(self.config, [one.prompt for one, _ in made])
+        system = self.at(chosen)
+        bench, told = system._bench(on_step), [one.recipe for one in given]
+        starts = (
+            dataclasses.replace(one.start(bench, given, seed), about={"options": to_dict(one), "sources": told})
+            for one, seed in made
+        )
+        pictures = drawn(system, starts, batch, partial(system._recipe, name, chosen), chosen.negative, on_step)
+        return Pictures(pictures, choices.plan(system, chosen, made, given, batch))
 
     def resolve(self, settings: Settings) -> Settings:
-        """The settings with the system's own values where the user left them open, so that a recipe is complete.
-
-        `upsampler_steps` stays open, since each upsampler has its own; a recipe's `sampling` tells them.
-        """
-        size = settings.size or self.sizes[-1]
-        if size not in self.sizes:
-            raise UnclipError(f"size = {size}: this system makes {', '.join(map(str, self.sizes))}")
-        how = self.decoder.at(**_decoder_changes(settings)).sampling
-        if settings.negative and how.guidance == 1:
-            warnings.warn("the negative prompt has no effect at guidance 1", UnclipWarning, stacklevel=3)
-        if settings.eta and how.sampler != "ddim":
-            warnings.warn(f"eta has no effect on the sampler {how.sampler}; it is ddim's", UnclipWarning, stacklevel=3)
-        return dataclasses.replace(
-            self.prior.resolve(settings),
-            size=size,
-            guidance=how.guidance,
-            steps=how.steps,
-            sampler=how.sampler,
-            eta=how.eta,
-        )
+        """The settings with the system's own values where the user left them open, so that a recipe is complete."""
+        return choices.resolved(self, settings)
 
     def at(self, settings: Settings) -> "UnCLIP":
         """This system with its stages' sampling, and as many upsamplers, as the settings ask for."""
-        wanted = [stage for stage in self.upsamplers if stage.net.config.size <= (settings.size or self.sizes[-1])]
-        return dataclasses.replace(
-            self,
-            prior=self.prior.at(settings),
-            decoder=self.decoder.at(**_decoder_changes(settings)),
-            upsamplers=tuple(stage.at(steps=settings.upsampler_steps) for stage in wanted),
-        )
+        return dataclasses.replace(self, **choices.chosen(self, settings))
 
-    def _generate(
-        self, jobs: list[tuple[str, int]], batch: int, on_step: OnStep, chosen: Settings
-    ) -> Iterator[Picture]:
-        for start in range(0, len(jobs), batch):
-            words, seeds = zip(*jobs[start : start + batch], strict=True)
-            prompts = read(self.clip, words)
-            image_emb = self.prior.draw(prompts, seeds, on_step)
-            x = self.decode(prompts, image_emb, seeds, on_step, chosen.negative)
-            for stage in self.upsamplers:
-                x = upsample(stage, x, seeds, chunk_size(batch, stage), on_step)
-            for k, (word, seed) in enumerate(zip(words, seeds, strict=True)):
-                recipe = self._recipe(word, seed, chosen)
-                yield Picture(to_pil(x[k]), word, seed, image_emb[k].cpu(), recipe)
+    def _bench(self, on_step: OnStep) -> Bench:
+        weights = {role: mark for role, mark in self.identity.get("weights", {}).items() if role in ("clip", "decoder")}
+        return Bench(self, weights, self.pca, on_step)
 
-    def decode(
-        self,
-        prompts: Prompts,
-        image_emb: Float[Tensor, "b d"],
-        seeds: Sequence[int],
-        on_step: OnStep = silent,
-        negative: str = "",
-    ) -> Float[Tensor, "b 3 h w"]:
-        """Small pictures, in [-1, 1], of these prompts and image embeddings."""
-        net, size = self.decoder.net, self.decoder.net.config.size
-        cond = decoder_cond(net, self.clip, prompts, image_emb)
-        noise = stream(self.decoder.name, seeds, (3, size, size), self.decoder.device)
-        uncond = self._uncond(prompts, image_emb, seeds, on_step, negative)
-        return finish(self.decoder, self.decoder.run(cond, noise, uncond), on_step)
-
-    def _uncond(
-        self, prompts: Prompts, image_emb: Tensor, seeds: Sequence[int], on_step: OnStep, negative: str
-    ) -> DecoderCond | None:
-        """What guidance leads away from: the learned nulls, or the negative prompt with an embedding drawn for it."""
-        if self.decoder.sampling.guidance == 1:
-            return None
-        if negative:
-            away = read(self.clip, [negative] * len(seeds))
-            return decoder_cond(self.decoder.net, self.clip, away, self.prior.draw(away, seeds, on_step))
-        none = torch.zeros_like(prompts.keep)
-        return decoder_cond(self.decoder.net, self.clip, prompts, image_emb, keep_image=none, keep_text=none)
-
-    def _warn_of_strangers(self, prompts: Sequence[str]) -> None:
-        """Warns of words that no caption of the trainings used: what is drawn for them is anyone's guess."""
-        if self.config is None:
-            return
-        if unknown := strangers(self.config, prompts):
-            warnings.warn(
-                f"the {self.config.name} weights know only {self.config.subject}, not {', '.join(map(repr, unknown[:3]))};"
-                " for other subjects give other weights (--model FOLDER)",
-                UnclipWarning,
-                stacklevel=3,
-            )
-
-    def _recipe(self, prompt: str, seed: int, chosen: Settings) -> dict[str, Any]:
-        made_by = {"version": VERSION, "torch": torch.__version__, "device": self.decoder.device.type}
-        precision = str(self.decoder.dtype).removeprefix("torch.")
+    def _recipe(self, name: str, chosen: Settings, start: Start) -> dict[str, Any]:
+        stages = (self.decoder, *self.upsamplers)
         return {
-            "command": "generate",
-            "prompt": prompt,
-            "seed": seed,
+            "command": name,
+            "prompt": start.prompt,
+            "seed": start.seed,
+            **start.about,
             "settings": to_dict(chosen),
-            "sampling": self.prior.sampling
-            | {stage.name: to_dict(stage.sampling) for stage in (self.decoder, *self.upsamplers)},
+            "sampling": self.prior.sampling | {stage.name: to_dict(stage.sampling) for stage in stages},
             "system": self.identity,
-            "made_by": made_by | {"dtype": precision},
+            "made_by": made_by(self.decoder.device, self.decoder.dtype),
         }
-
-
-def _decoder_changes(settings: Settings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in ("guidance", "steps", "sampler", "eta")}
-
-
-def _is_guided_away(chosen: Settings) -> bool:
-    """Whether a negative prompt is in force; without guidance there is no branch that could hold it."""
-    return bool(chosen.negative) and chosen.guidance != 1
-
-
-def _pairs(prompts: str | Sequence[str], seeds: Iterable[SupportsIndex] | None) -> list[tuple[str, int]]:
-    """One (prompt, seed) per picture. Raises UnclipError when their numbers do not match."""
-    words = [prompts] if isinstance(prompts, str) else list(prompts)
-    numbers = [secrets.randbelow(2**32) for _ in words] if seeds is None else [operator.index(seed) for seed in seeds]
-    if not words or not numbers:
-        raise UnclipError("nothing to generate: expected at least one prompt and one seed")
-    if len(words) == 1:
-        words = words * len(numbers)
-    if len(words) != len(numbers):
-        raise UnclipError(f"{len(words)} prompts and {len(numbers)} seeds: expected one seed per prompt")
-    if any("\ud800" <= letter <= "\udfff" for word in words for letter in word):
-        raise UnclipError("a prompt is not valid Unicode text; give it in the encoding of your terminal, usually UTF-8")
-    if not all(word.strip() for word in words):
-        warnings.warn("an empty prompt is drawn unconditionally", UnclipWarning, stacklevel=3)
-    return list(zip(words, numbers, strict=True))

@@ -6,16 +6,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unclip.models.upsampler import Upsampler, UpsamplerCond, restore
+from unclip.diffusion.inpainting import Known
+from unclip.models.upsampler import Upsampler, UpsamplerCond, restore, standardise
 from unclip.noise import augmented, stream
 from unclip.priors import OnStep, finish, silent
 from unclip.stage import Stage
 
 
 def upsample(
-    stage: Stage[Upsampler], x: Float[Tensor, "b 3 h w"], seeds: Sequence[int], chunk: int, on_step: OnStep = silent
+    stage: Stage[Upsampler],
+    x: Float[Tensor, "b 3 h w"],
+    seeds: Sequence[int],
+    chunk: int,
+    on_step: OnStep = silent,
+    known: Known | None = None,
 ) -> Float[Tensor, "b 3 h2 w2"]:
-    """Pictures enlarged by one upsampler, `chunk` of them at a time."""
+    """Pictures enlarged by one upsampler, `chunk` of them at a time; where pixels are `known`, exactly these."""
     scale = stage.net.config.scale
     shape = (3, x.shape[-2] * scale, x.shape[-1] * scale)
     done = []
@@ -23,8 +29,18 @@ def upsample(
         part = slice(start, start + chunk)
         noise = stream(stage.name, seeds[part], shape, stage.device)
         cond = _low_res(stage, x[part], seeds[part])
-        done.append(restore(stage.net.config, finish(stage, stage.run(cond, noise), on_step), cond.low_res))
+        there = known and _part(stage, known, part, cond.low_res)
+        x0 = finish(stage, stage.run(cond, noise, known=there), on_step)
+        done.append(restore(stage.net.config, x0, cond.low_res))
+        if known is not None:  # a residual's sum is rounded
+            done[-1] = torch.where(known.keep[part].to(x.device), known.pixels[part].to(x), done[-1])
     return torch.cat(done)
+
+
+def _part(stage: Stage[Upsampler], known: Known, rows: slice, low_res: Float[Tensor, "b 3 h w"]) -> Known:
+    """What is known of some rows, as this upsampler diffuses it."""
+    pixels = standardise(stage.net.config, known.pixels[rows].to(low_res), low_res)
+    return Known(pixels, known.keep[rows], known.rounds)
 
 
 def _low_res(stage: Stage[Upsampler], x: Float[Tensor, "b 3 h w"], seeds: Sequence[int]) -> UpsamplerCond:

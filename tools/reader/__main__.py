@@ -22,6 +22,7 @@ from stages.degrade import gaussian_blur
 from stages.shards import Faults, find
 from stages.shards import read as read_shards
 from tools.reader.net import PER_PICTURE, PER_THING, PLAIN, SIZE, Reader, ReaderConfig
+from tools.reader.reading import open_reader
 from tools.reader.score import report, right
 from tools.reader.targets import Targets, collate, targets
 from tools.world.scene import Scene, from_graph
@@ -44,6 +45,8 @@ def train(
     batch: PositiveInt = 64,
     lr: float = 2e-3,
     seed: int = 0,
+    init: Path | None = None,
+    bf16: bool = False,
     device: str = "auto",
 ) -> None:
     """Train a reader and write it to OUT, with its validation beside it (OUT with the suffix .json).
@@ -64,35 +67,55 @@ def train(
         The highest learning rate of a one-cycle schedule.
     seed
         Of the initial weights, the order and the corruptions.
+    init
+        A reader to start from.
+    bf16
+        Compute in bfloat16: several times faster where the processor has it.
     device
         auto, cpu, cuda, cuda:N or mps.
     """
     torch.manual_seed(seed)
     where, began = pick_device(device), time.time()
-    net = Reader(ReaderConfig()).to(where).to(memory_format=torch.channels_last)
-    pictures, _, wanted = load(shards)
+    net = Reader(ReaderConfig()) if init is None else open_reader(init)
+    net = net.train().requires_grad_(True).to(where, memory_format=torch.channels_last)
+    seen = _learn(net, load(shards), epochs, batch, lr, torch.Generator().manual_seed(seed), bf16)
+    net.eval()
+    found = validate(net, validation)
+    made = {"command": "python -m tools.reader", "pictures": seen, "seconds": round(time.time() - began)}
+    header = checkpoint.Header(net="reader", model=to_dict(net.config), provenance=made | {"right": found["clean"]})
+    checkpoint.save(out, net.state_dict(), header, torch.float16)
+    out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(report(found))
+
+
+def _learn(
+    net: Reader,
+    data: tuple[Tensor, list[Scene], Targets],
+    epochs: int,
+    batch: int,
+    lr: float,
+    rng: torch.Generator,
+    bf16: bool,
+) -> int:
+    """Trains the net; returns how many pictures it saw."""
+    (pictures, _, wanted), where = data, next(net.parameters()).device
     steps = epochs * (len(pictures) // batch)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    rng = torch.Generator().manual_seed(seed)
     order = torch.cat([torch.randperm(len(pictures), generator=rng)[: steps // epochs * batch] for _ in range(epochs)])
     bar = track(order.split(batch), "training")
     for step, rows in enumerate(bar):
         images = corrupted(as_floats(pictures[rows]), rng).to(where, memory_format=torch.channels_last)
-        parts = losses(net, images, wanted.at(rows))
+        with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
+            grid, whole, _ = net(images)
+        parts = losses(grid.float(), whole.float(), wanted.at(rows))
         sum(parts.values(), torch.zeros(())).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if step % 100 == 99:
             print(f"step {step + 1}/{steps} " + " ".join(f"{key} {float(part):.3f}" for key, part in parts.items()))
-    net.eval()
-    found = validate(net, validation)
-    made = {"command": "python -m tools.reader", "pictures": steps * batch, "seconds": round(time.time() - began)}
-    header = checkpoint.Header(net="reader", model=to_dict(net.config), provenance=made | {"right": found["clean"]})
-    checkpoint.save(out, net.state_dict(), header, torch.float16)
-    out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(report(found))
+    return steps * batch
 
 
 def load(spec: str) -> tuple[UInt8[Tensor, "n 3 64 64"], list[Scene], Targets]:
@@ -120,9 +143,8 @@ def corrupted(images: Float[Tensor, "b 3 h w"], rng: torch.Generator) -> Float[T
     return blurred + torch.where(chosen[1], grain, 0.0)
 
 
-def losses(net: Reader, images: Float[Tensor, "b 3 h w"], wanted: Targets) -> dict[str, Tensor]:
-    """The terms of the loss: centres (focal, arXiv 1904.07850, eq. 1), names of things, places, names of the whole."""
-    grid, whole, _ = net(images)
+def losses(grid: Float[Tensor, "b g 32 32"], whole: Float[Tensor, "b w"], wanted: Targets) -> dict[str, Tensor]:
+    """The loss of logits, by term: centres (focal, arXiv 1904.07850, eq. 1), names of things, places, names of the whole."""
     heat, peak = wanted.heat.to(grid), wanted.heat.to(grid) == 1
     logit = grid[:, 0]
     p = logit.sigmoid()

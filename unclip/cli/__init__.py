@@ -4,6 +4,8 @@ from cyclopts import App
 
 from unclip.cli.generate import generate
 from unclip.cli.inspect import inspect
+from unclip.cli.manipulate import edit, inpaint, interpolate, reconstruct, vary
+from unclip.cli.replay import info, replay
 from unclip.cli.shell import run
 from unclip.version import VERSION
 
@@ -14,8 +16,8 @@ app = App(
     help_format="plaintext",
     help_formatter="plain",
 )
-app.command(generate)
-app.command(inspect)
+for command in (generate, vary, interpolate, edit, reconstruct, inpaint, replay, info, inspect):
+    app.command(command)
 
 
 def main() -> None:

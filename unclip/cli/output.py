@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +43,24 @@ def save(image: "Image.Image", folder: Path, stem: str, recipe: Mapping[str, Any
     """Writes a PNG named after `stem` into `folder`, with a number behind it if the name is taken; returns where."""
     from unclip.images import save_png
 
+    return _free(folder, stem, ".png", lambda path: save_png(image, path, recipe))
+
+
+def save_gif(frames: Sequence["Image.Image"], folder: Path, stem: str) -> Path:
+    """Writes an endless animation of the frames, there and back; returns where."""
+    from unclip.images import save_gif
+
+    return _free(folder, stem, ".gif", lambda path: save_gif([*frames, *frames[-2:0:-1]], path))
+
+
+def _free(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> Path:
+    """Writes under the first name that is not taken."""
     folder.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
-        path = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
+        path = folder / (f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}")
         try:
-            save_png(image, path, recipe)
+            write(path)
             return path
         except FileExistsError:
             number += 1

@@ -19,9 +19,7 @@ from unclip.diffusion.guidance import Denoiser
 from unclip.diffusion.process import reverse_log_variance
 from unclip.diffusion.schedule import Schedule, spread
 from unclip.errors import UnclipError
-
-Noise = Callable[[], Tensor]
-"""Each call is the next standard normal draw, of the sample's shape."""
+from unclip.noise import Noise
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,205 @@
+"""What the latent pair allows, on random nets: the ends of every path are what they should be, and recipes replay."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unclip.errors import UnclipError, UnclipWarning
+from unclip.images import square, to_tensor
+from unclip.latents import Latent, Pca
+
+from .systems import CAPTIONS, D, SIZES
+
+SMALL = {"size": SIZES[0], "steps": 20}
+
+
+@pytest.fixture(scope="module")
+def pictures(system):
+    """Two pictures that the system itself drew, which its random decoder can therefore draw."""
+    return [one.image for one in system.generate(CAPTIONS[0], [1, 2], size=SIZES[0], guidance=1.0)]
+
+
+def pixels(picture):
+    return np.array(getattr(picture, "image", picture)).astype(int)
+
+
+def apart(a, b):
+    return np.abs(pixels(a) - pixels(b)).max()
+
+
+def test_reconstruct_is_invert_and_decode(system, pictures):
+    (one,) = system.reconstruct(pictures[0], **SMALL)
+    assert apart(one, system.decode(system.invert(pictures[0], steps=20), **SMALL)) == 0
+
+
+def test_variations_go_from_the_picture_to_only_its_embedding(system, pictures):
+    (again,) = system.reconstruct(pictures[0], **SMALL)
+    (same,) = system.vary(pictures[0], seeds=[5], strength=0.0, **SMALL)
+    assert apart(same, again) == 0
+    fresh = list(system.vary(pictures[0], seeds=[5, 6], **SMALL))
+    assert apart(*fresh) > 8
+    assert torch.equal(fresh[0].image_emb, fresh[1].image_emb)
+    (near,) = system.vary(pictures[0], seeds=[5], strength=0.1, **SMALL)
+    (noisy,) = system.vary(pictures[0], seeds=[5], eta=0.5, **SMALL)
+    assert apart(near, again) > 0
+    assert apart(noisy, again) > 0
+    assert np.abs(pixels(near) - pixels(again)).mean() < np.abs(pixels(fresh[0]) - pixels(again)).mean()
+
+
+@pytest.mark.parametrize("noise", ["inverted", "fixed"])
+def test_interpolations_end_at_their_ends(system, pictures, noise):
+    way = list(system.interpolate(*pictures, frames=5, noise=noise, seed=3, **SMALL))
+    assert len(way) == 5
+    if noise == "inverted":
+        ends = [next(system.reconstruct(one, **SMALL)) for one in pictures]
+    else:
+        ends = [next(system.vary(one, seeds=[3], **SMALL)) for one in pictures]
+    assert apart(way[0], ends[0]) <= 1
+    assert apart(way[-1], ends[1]) <= 1
+    first = way[0].image_emb
+    cosines = [torch.cosine_similarity(one.image_emb, first, dim=0).item() for one in way]
+    assert cosines == sorted(cosines, reverse=True)
+
+
+def test_texts_are_ends_and_blends_too(system, pictures):
+    way = list(system.interpolate(pictures[0], CAPTIONS[1], frames=3, seed=3, **SMALL))
+    (text,) = system.generate(CAPTIONS[1], [3], size=SIZES[0])
+    torch.testing.assert_close(way[-1].image_emb, text.image_emb)
+    (mixed,) = system.blend([pictures[0], CAPTIONS[1]], [1.0, 0.0], seeds=[3], **SMALL)
+    torch.testing.assert_close(mixed.image_emb, way[0].image_emb)
+
+
+def test_a_text_difference_begins_with_the_picture_and_turns_by_theta(system, pictures):
+    (again,) = system.reconstruct(pictures[0], **SMALL)
+    none, some, more = system.text_diff(pictures[0], CAPTIONS[1], CAPTIONS[2], theta=(0.0, 0.25, 0.5), **SMALL)
+    assert apart(none, again) <= 1
+    angles = [torch.cosine_similarity(one.image_emb, none.image_emb, dim=0).acos().item() for one in (some, more)]
+    assert angles[1] == pytest.approx(2 * angles[0], rel=1e-3)
+
+
+def test_generation_may_begin_with_an_embedding_or_a_latent(system, pictures):
+    (drawn,) = system.generate(CAPTIONS[0], [7], size=SIZES[0])
+    (again,) = system.generate(CAPTIONS[0], [7], size=SIZES[0], init=drawn.image_emb)
+    assert apart(drawn, again) == 0
+    latent = system.invert(pictures[0], CAPTIONS[0], steps=20)
+    (pair,) = system.generate(CAPTIONS[0], [7], init=latent, guidance=1.0, threshold="none", sampler="ddim", **SMALL)
+    assert apart(pair, system.decode(latent, **SMALL)) == 0
+
+
+def test_a_latent_of_another_decoder_is_refused(system, pictures):
+    latent = system.invert(pictures[0], steps=3)
+    other = Latent(latent.image_emb, latent.x_T, "", {"clip": latent.weights["clip"], "decoder": "0" * 16})
+    with pytest.raises(UnclipError, match="another decoder"):
+        system.decode(other, **SMALL)
+
+
+def test_principal_components_bring_the_embedding_back(system, pictures):
+    from dataclasses import replace
+
+    with pytest.raises(UnclipError, match="has no PCA"):
+        next(system.reconstruct(pictures[0], [4], **SMALL))
+    axes = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(0)))[0]
+    able = replace(system, pca=Pca(torch.zeros(D), axes, torch.ones(D)))
+    few, all_of_them = able.reconstruct(pictures[0], [3, D], seed=4, **SMALL)
+    (whole,) = system.vary(pictures[0], seeds=[4], **SMALL)
+    assert apart(all_of_them, whole) <= 1
+    assert apart(few, whole) > 1
+    assert few.image_emb.norm().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_inpainting_keeps_known_pixels_exactly_at_every_size(system, size):
+    side = SIZES[-1]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side + 40, 3), dtype=np.uint8))
+    mask = Image.new("L", image.size, 0)
+    mask.paste(255, (60, 20, 160, 120))
+    (one,) = system.inpaint(image, mask, CAPTIONS[0], seeds=[0], size=size, rounds=2, steps=3)
+    kept = square(to_tensor(image)[None], size)[0]
+    painted = square(to_tensor(mask.convert("RGB"))[None], side)[0, 0] > 0
+    painted = torch.nn.functional.adaptive_max_pool2d(painted[None].float(), size)[0] > 0
+    margin = torch.nn.functional.max_pool2d(painted[None].float(), 3, 1, 1)[0] > 0 if size < side else painted
+    truth = ((kept.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy().astype(int)
+    same = (pixels(one) == truth).all(axis=2)
+    assert same[~margin.numpy()].all()
+    assert not same[painted.numpy()].all()
+
+
+@pytest.mark.parametrize(
+    ("size", "mask", "told"),
+    [
+        ((40, 40), Image.new("L", (40, 40), 0), "the mask is empty"),
+        ((40, 40), Image.new("L", (30, 40), 255), "the mask has 30x40 pixels, the picture 40x40"),
+        ((80, 40), None, "empty within the picture's centre square"),
+    ],
+)
+def test_masks_that_make_no_sense_are_refused(system, size, mask, told):
+    if mask is None:
+        mask = Image.new("L", size, 0)
+        mask.paste(255, (0, 0, 10, 10))
+    with pytest.raises(UnclipError, match=told):
+        next(system.inpaint(Image.new("RGB", size), mask, "a cube", seeds=[0], **SMALL))
+
+
+def test_recipes_replay(system, pictures, tmp_path):
+    files = []
+    for k, one in enumerate(pictures):
+        files.append(tmp_path / f"{k}.png")
+        one.save(files[-1])
+    mask = Image.new("L", pictures[0].size, 0)
+    mask.paste(255, (0, 0, 8, 8))
+    mask.save(tmp_path / "mask.png")
+    latent = system.invert(files[0], steps=20)
+    made = [
+        next(system.generate(CAPTIONS[0], [3], size=SIZES[1], guidance=3.0)),
+        next(system.generate(CAPTIONS[0], [3], size=SIZES[0], init=latent.image_emb)),
+        list(system.vary(files[0], seeds=[5, 6], eta=0.3, **SMALL))[1],
+        list(system.interpolate(files[0], str(files[1]), frames=3, **SMALL))[1],
+        next(system.interpolate(files[0], CAPTIONS[1], frames=3, noise="fixed", **SMALL)),
+        next(system.blend([files[0], CAPTIONS[2]], [1.0, 2.0], seeds=[9], **SMALL)),
+        next(system.text_diff(files[0], CAPTIONS[1], theta=0.3, **SMALL)),
+        next(system.inpaint(files[0], tmp_path / "mask.png", CAPTIONS[0], seeds=[2], rounds=2, **SMALL)),
+    ]
+    for picture in made:
+        recipe = json.loads(json.dumps(picture.recipe))
+        assert apart(next(system.replay(recipe)), picture) <= 1, recipe["command"]
+
+
+def test_replays_refuse_other_sources_and_other_weights(system, pictures, tmp_path):
+    (one,) = system.vary(pictures[0], seeds=[5], **SMALL)
+    with pytest.raises(UnclipError, match="does not say which file"):
+        system.replay(one.recipe)
+    assert apart(next(system.replay(one.recipe, [pictures[0]])), one) <= 1
+    with pytest.raises(UnclipError, match="not what this picture was made from"):
+        system.replay(one.recipe, [pictures[1]])
+    other = one.recipe | {"system": {"name": "x", "weights": {"decoder": "0" * 16}}}
+    with pytest.raises(UnclipError, match="made by the system 'x' with another decoder"):
+        system.replay(other, [pictures[0]])
+    with pytest.raises(UnclipError, match="has no 'options'"):
+        system.replay({key: value for key, value in one.recipe.items() if key != "options"})
+    with pytest.warns(UnclipWarning, match="made under torch 1.0"):
+        system.replay(one.recipe | {"made_by": {"torch": "1.0"}}, [pictures[0]])
+
+
+def test_the_plan_of_a_manipulation_is_what_happens(system, pictures):
+    counted = {}
+
+    def count(name, step):
+        counted[name] = counted.get(name, 0) + 1
+
+    mask = Image.new("L", pictures[0].size, 255)
+    for make in (
+        lambda: system.vary(pictures[0], n=3, batch=2, on_step=count, strength=0.5, steps=4, size=SIZES[1]),
+        lambda: system.vary(pictures[0], n=3, on_step=count, size=SIZES[0]),
+        lambda: system.interpolate(pictures[0], CAPTIONS[0], frames=3, on_step=count, **SMALL),
+        lambda: system.blend([CAPTIONS[0], CAPTIONS[1]], [1.0, 1.0], n=2, on_step=count, size=SIZES[0]),
+        lambda: system.text_diff(pictures[0], "a cube", on_step=count, **SMALL),
+        lambda: system.inpaint(pictures[0], mask, "a cube", n=2, rounds=3, on_step=count, size=SIZES[1]),
+    ):
+        counted.clear()
+        made = make()
+        plan = made.plan
+        list(made)
+        assert counted == plan

@@ -1,0 +1,86 @@
+"""What a caller's settings make of a system's stages: complete settings, stages under them, and how many steps follow."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from unclip.drawing import Parts
+from unclip.errors import UnclipError, UnclipWarning
+from unclip.manipulations import INVERSION, Inpainting, Manipulation, draws
+from unclip.priors import EmbeddingPrior
+from unclip.settings import Settings
+from unclip.sources import Source
+from unclip.stage import Stage
+from unclip.upsampling import chunk_size
+
+
+def sizes(parts: Parts) -> tuple[int, ...]:
+    """The picture sizes that stages can make, in pixels."""
+    return (parts.decoder.net.config.size, *(stage.net.config.size for stage in parts.upsamplers))
+
+
+def resolved(parts: Parts, settings: Settings) -> Settings:
+    """The settings with the system's own values where the user left them open, so that a recipe is complete.
+
+    `upsampler_steps` stays open, since each upsampler has its own; a recipe's `sampling` tells them.
+    """
+    known = sizes(parts)
+    size = settings.size or known[-1]
+    if size not in known:
+        raise UnclipError(f"size = {size}: this system makes {', '.join(map(str, known))}")
+    how = parts.decoder.at(**_decoder_changes(settings)).sampling
+    if settings.negative and how.guidance == 1:
+        warnings.warn("the negative prompt has no effect at guidance 1", UnclipWarning, stacklevel=4)
+    if settings.eta and how.sampler != "ddim":
+        warnings.warn(f"eta has no effect on the sampler {how.sampler}; it is ddim's", UnclipWarning, stacklevel=4)
+    return dataclasses.replace(
+        parts.prior.resolve(settings),
+        size=size,
+        guidance=how.guidance,
+        steps=how.steps,
+        sampler=how.sampler,
+        eta=how.eta,
+        threshold=how.threshold,
+    )
+
+
+def chosen(parts: Parts, settings: Settings) -> dict[str, Any]:
+    """The prior, the decoder and as many upsamplers as the settings ask for, under them."""
+    largest = settings.size or sizes(parts)[-1]
+    upsamplers: list[Stage] = [stage for stage in parts.upsamplers if stage.net.config.size <= largest]
+    prior: EmbeddingPrior = parts.prior.at(settings)
+    return {
+        "prior": prior,
+        "decoder": parts.decoder.at(**_decoder_changes(settings)),
+        "upsamplers": tuple(stage.at(steps=settings.upsampler_steps) for stage in upsamplers),
+    }
+
+
+def plan(
+    parts: Parts, settings: Settings, made: Sequence[tuple[Manipulation, int]], given: Sequence[Source], batch: int
+) -> dict[str, int]:
+    """How often `on_step` will be called, by stage, when these manipulations are drawn by stages that were `chosen`."""
+    batches = [len(made[start : start + batch]) for start in range(0, len(made), batch)]
+    inverted = {id(source) for one, _ in made for source in one.inverts(given) if source.latent is None}
+    prompted = any(None in draws(one, given) for one, _ in made)
+    texts = {(id(source), seed) for one, seed in made for source in draws(one, given) if source is not None}
+    away = bool(settings.negative) and settings.guidance != 1
+    times = len(batches) * (prompted + away) + len(texts)
+    rounds = made[0][0].rounds if isinstance(made[0][0], Inpainting) else 1
+    steps = {INVERSION: len(inverted) * parts.decoder.sampling.steps}
+    steps |= {name: times * number for name, number in parts.prior.steps.items()}
+    steps[parts.decoder.name] = len(batches) * _taken(parts.decoder, rounds)
+    for stage in parts.upsamplers:
+        chunks = sum(-(-size // chunk_size(batch, stage)) for size in batches)
+        steps[stage.name] = chunks * _taken(stage, rounds)
+    return {name: number for name, number in steps.items() if number}
+
+
+def _taken(stage: Stage, rounds: int) -> int:
+    """Steps of one run; the last is taken once."""
+    return rounds * (stage.sampling.steps - 1) + 1
+
+
+def _decoder_changes(settings: Settings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in ("guidance", "steps", "sampler", "eta", "threshold")}

@@ -1,0 +1,89 @@
+"""What all commands that draw have in common: their options, opening the system, the bars, and what is left behind."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyclopts.types import PositiveInt
+
+from unclip.cli.output import check_folder, progress, save, save_gif
+from unclip.settings import Settings
+
+if TYPE_CHECKING:
+    from unclip.drawing import Pictures
+    from unclip.system import UnCLIP
+
+Make = Callable[["UnCLIP", dict[str, Any]], "Pictures"]
+"""(system, what is passed on to the drawing: batch, on_step and settings) -> the pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Options of every command that draws.
+
+    Parameters
+    ----------
+    model
+        The folder of a system (with system.toml); "demo" is the one that comes with this package.
+    out
+        Folder for the pictures.
+    batch
+        Pictures drawn at once.
+    grid
+        Also write all pictures on one sheet, where there are several.
+    device
+        auto, cpu, cuda, cuda:N or mps.
+    dtype
+        auto, float32, bfloat16 or float16.
+    """
+
+    model: str = "demo"
+    out: Path = Path("outputs")
+    batch: PositiveInt = 4
+    grid: bool = True
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class Names:
+    """How files are called: `stem` for the sheet and the animation, `one` per picture (default: the stem and its seed)."""
+
+    stem: str
+    one: Sequence[str] | None = None
+    columns: int | None = None
+    gif: bool = False
+
+
+def first_seed(seed: int | None) -> int:
+    """The seed that was given, or a random one."""
+    import secrets
+
+    return secrets.randbelow(2**31) if seed is None else seed
+
+
+def draw(common: Common, settings: Settings, make: Make, names: Names) -> None:
+    """Opens the system, draws, and saves each picture as soon as it is finished; prints where."""
+    from unclip.config import build, to_dict
+
+    check_folder(common.out)
+    chosen = to_dict(build(Settings, asdict(settings), "settings"))
+    from unclip.system import UnCLIP  # takes seconds: only once the request is known to make sense
+
+    system = UnCLIP.from_pretrained(common.model, common.device, common.dtype)
+    done = []
+    # what makes no sense is refused here, before there are bars
+    drawing = {"batch": common.batch, "on_step": lambda stage, step: on_step(stage, step)}
+    pictures = make(system, drawing | chosen)
+    with progress(pictures.plan) as on_step:
+        for k, picture in enumerate(pictures):
+            done.append(picture.image)
+            name = names.one[k] if names.one else f"{names.stem}-{picture.seed}"
+            print(save(picture.image, common.out, name, picture.recipe), flush=True)
+    if len(done) > 1 and common.grid:
+        from unclip.images import grid
+
+        print(save(grid(done, names.columns), common.out, f"{names.stem}-grid"))
+    if len(done) > 1 and names.gif:
+        print(save_gif(done, common.out, names.stem))

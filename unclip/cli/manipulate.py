@@ -1,0 +1,211 @@
+"""`unclip vary`, `interpolate`, `edit`, `reconstruct`, `inpaint`: what only the latent pair allows."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.types import NonNegativeInt, PositiveInt
+
+from unclip.cli.drawing import Common, Names, draw, first_seed
+from unclip.cli.output import slug
+from unclip.settings import Settings
+
+Shared = Annotated[Common, Parameter(name="*")]
+Chosen = Annotated[Settings, Parameter(name="*")]
+Number = Annotated[PositiveInt, Parameter(name=["--number", "-n"])]
+
+
+def vary(
+    image: Path,
+    *,
+    number: Number = 4,
+    seed: NonNegativeInt | None = None,
+    strength: float | None = None,
+    prompt: str = "",
+    common: Shared = Common(),
+    settings: Chosen = Settings(),
+) -> None:
+    """Draw variations of a picture: what CLIP kept of it stays, the rest is drawn anew.
+
+    Parameters
+    ----------
+    image
+        The picture; its centre square is used.
+    number
+        How many variations.
+    seed
+        Variation k gets seed + k. Default: a random one.
+    strength
+        0 is the picture again, 1 (the default, unless --eta is given) only what CLIP kept.
+    prompt
+        What the decoder is told beside the picture.
+    """
+    first = first_seed(seed)
+    draw(
+        common,
+        settings,
+        lambda system, drawing: system.vary(
+            image, seeds=range(first, first + number), strength=strength, prompt=prompt, **drawing
+        ),
+        Names(f"{slug(image.stem)}-variation"),
+    )
+
+
+def interpolate(
+    a: str,
+    b: str,
+    *,
+    frames: PositiveInt = 8,
+    noise: Literal["inverted", "fixed"] = "inverted",
+    seed: NonNegativeInt = 0,
+    gif: bool = False,
+    common: Shared = Common(),
+    settings: Chosen = Settings(),
+) -> None:
+    """Draw the way from one picture or text to another.
+
+    Parameters
+    ----------
+    a
+        A picture (a file name that ends like one), or a text.
+    b
+        The other end.
+    frames
+        Pictures on the way, both ends included.
+    noise
+        inverted: the noise goes from one picture's to the other's, and the ends are the pictures; fixed: the seed's.
+    seed
+        Of the noise that is fixed, and of texts.
+    gif
+        Also write an animation.
+    """
+    stem = f"{slug(Path(a).stem)[:28]}-to-{slug(Path(b).stem)[:28]}"
+    draw(
+        common,
+        settings,
+        lambda system, drawing: system.interpolate(a, b, frames, noise, seed, **drawing),
+        Names(stem, [f"{stem}-{k:02d}" for k in range(frames)], frames, gif),
+    )
+
+
+def edit(
+    image: Path,
+    *,
+    to: str,
+    source: Annotated[str | None, Parameter(name="--from")] = None,
+    theta: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
+    gif: bool = False,
+    common: Shared = Common(),
+    settings: Chosen = Settings(),
+) -> None:
+    """Change in a picture what differs between two texts, keeping the rest.
+
+    Parameters
+    ----------
+    image
+        The picture; its centre square is used.
+    to
+        What it should be.
+    source
+        What it is; may be left out.
+    theta
+        How far to go, from 0 to 1; one or several. Beyond 0.5 little of the picture is left.
+    gif
+        Also write an animation.
+    """
+    thetas = tuple(theta) if theta else (0.15, 0.25, 0.35, 0.5)
+    stem = f"{slug(image.stem)}-{slug(to)}"[:60]
+    told = {} if source is None else {"source_text": source}
+    draw(
+        common,
+        settings,
+        lambda system, drawing: system.text_diff(image, to, theta=thetas, **told, **drawing),
+        Names(stem, [f"{stem}-{theta:g}" for theta in thetas], len(thetas), gif),
+    )
+
+
+def reconstruct(
+    image: Path,
+    *,
+    components: Annotated[list[NonNegativeInt] | None, Parameter(consume_multiple=True)] = None,
+    seed: NonNegativeInt = 0,
+    prompt: str = "",
+    latent: Path | None = None,
+    gif: bool = False,
+    common: Shared = Common(),
+    settings: Chosen = Settings(),
+) -> None:
+    """Draw a picture again from its latent pair, or from some principal components of its embedding.
+
+    Parameters
+    ----------
+    image
+        The picture, or a latent that was saved.
+    components
+        Numbers of components, such as 20 40 80; a picture for each, all from the same seed.
+    seed
+        Of the noise under --components.
+    prompt
+        What the decoder is told beside the picture.
+    latent
+        Also save the latent pair to this file (.safetensors), for `unclip generate --init`.
+    gif
+        Also write an animation.
+    """
+    from unclip.errors import UnclipError
+
+    if latent is not None and (latent.exists() or components):
+        raise UnclipError(
+            f"--latent {latent}: it exists already, or --components leave nothing to save; give another name"
+        )
+    stem = f"{slug(image.stem)}-reconstruction"
+
+    def make(system, drawing):
+        if latent is None:
+            return system.reconstruct(image, components, prompt, seed, **drawing)
+        steps = {"steps": drawing["steps"]} if "steps" in drawing else {}
+        found = system.invert(image, prompt, **steps)
+        found.save(latent)
+        return system.reconstruct(found, None, prompt, seed, **drawing)
+
+    one = [f"{stem}-{count}" for count in components] if components else [stem]
+    draw(common, settings, make, Names(stem, one, len(one), gif))
+
+
+def inpaint(
+    image: Path,
+    prompt: str,
+    *,
+    mask: Path,
+    number: Number = 4,
+    seed: NonNegativeInt | None = None,
+    rounds: PositiveInt = 5,
+    common: Shared = Common(),
+    settings: Chosen = Settings(),
+) -> None:
+    """Draw part of a picture anew; all other pixels stay exactly as they are.
+
+    Parameters
+    ----------
+    image
+        The picture; its centre square is used.
+    prompt
+        What the whole picture should show.
+    mask
+        A picture of the same size, white (or transparent) where to draw.
+    number
+        How many pictures.
+    seed
+        Picture k gets seed + k. Default: a random one.
+    rounds
+        How often each step is taken; more makes old and new fit better.
+    """
+    first = first_seed(seed)
+    draw(
+        common,
+        settings,
+        lambda system, drawing: system.inpaint(
+            image, mask, prompt, seeds=range(first, first + number), rounds=rounds, **drawing
+        ),
+        Names(f"{slug(image.stem)}-{slug(prompt)}"[:60]),
+    )

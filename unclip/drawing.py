@@ -1,0 +1,171 @@
+"""From starting points to pictures: embeddings where they are missing, the decoder, the upsamplers, in batches."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from unclip.clip import Clip
+from unclip.conditioning import Prompts, decoder_cond, read
+from unclip.diffusion.inpainting import Known
+from unclip.images import resize, square, to_pil
+from unclip.models.decoder import Decoder, DecoderCond
+from unclip.models.upsampler import Upsampler
+from unclip.noise import Noise, beginning_with, stream
+from unclip.priors import EmbeddingPrior, OnStep, finish, silent
+from unclip.stage import Stage
+from unclip.upsampling import chunk_size, upsample
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A finished picture with everything that made it; `recipe` is plain data, and what its PNG will hold."""
+
+    image: Image.Image
+    prompt: str
+    seed: int
+    image_emb: Float[Tensor, " d"]
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Paint:
+    """A square picture of which only the pixels in `paint` are to be drawn anew, each step taken `rounds` times."""
+
+    pixels: Float[Tensor, "3 n n"]
+    paint: Bool[Tensor, "1 n n"]
+    rounds: int
+
+    def at(self, size: int) -> tuple[Float[Tensor, "1 3 s s"], Bool[Tensor, "1 1 s s"]]:
+        """The picture and what to keep of it, at another size: no pixel that a painted one had a part in is kept."""
+        pixels = resize(self.pixels[None], size).clamp(-1, 1)
+        share = F.adaptive_max_pool2d(self.paint[None].float(), size)
+        if size < self.paint.shape[-1]:  # the bicubic kernel reaches beyond its own pixels
+            share = F.max_pool2d(share, 3, stride=1, padding=1)
+        return pixels, share == 0
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a picture begins. Without `image_emb` the prior draws one, without `x_T` the seed; `about`: for its recipe."""
+
+    prompt: str
+    seed: int
+    image_emb: Float[Tensor, " d"] | None = None
+    x_T: Float[Tensor, "3 h w"] | None = None
+    paint: Paint | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Parts(Protocol):
+    """The stages of a system, as drawing needs them."""
+
+    @property
+    def clip(self) -> Clip: ...
+    @property
+    def prior(self) -> EmbeddingPrior: ...
+    @property
+    def decoder(self) -> Stage[Decoder]: ...
+    @property
+    def upsamplers(self) -> tuple[Stage[Upsampler], ...]: ...
+
+
+class Pictures(Iterator[Picture]):
+    """Pictures as they are finished; `plan` says how often `on_step` is called for all of them, by stage."""
+
+    def __init__(self, made: Iterator[Picture], plan: Mapping[str, int]) -> None:
+        self.plan = dict(plan)
+        self._made = made
+
+    def __next__(self) -> Picture:
+        return next(self._made)
+
+
+def drawn(
+    parts: Parts,
+    starts: Iterator[Start],
+    size: int,
+    recipe: Callable[[Start], dict[str, Any]],
+    negative: str = "",
+    on_step: OnStep = silent,
+) -> Iterator[Picture]:
+    """Pictures of the starts, `size` at once, each as soon as its batch is finished."""
+    while batch := list(islice(starts, size)):
+        seeds = [start.seed for start in batch]
+        prompts = read(parts.clip, [start.prompt for start in batch])
+        emb = embeddings(parts, prompts, batch, on_step)
+        uncond = unconditional(parts, prompts, emb, seeds, negative, on_step)
+        noise = beginning_with(noise_of(parts.decoder, seeds), [start.x_T for start in batch])
+        known = [_known(batch, side) for side in _sizes(parts)]
+        cond = decoder_cond(parts.decoder.net, parts.clip, prompts, emb)
+        x = finish(parts.decoder, parts.decoder.run(cond, noise, uncond, known[0]), on_step)
+        for stage, there in zip(parts.upsamplers, known[1:], strict=True):
+            x = upsample(stage, x, seeds, chunk_size(size, stage), on_step, there)
+        for k, start in enumerate(batch):
+            yield Picture(to_pil(x[k]), start.prompt, start.seed, emb[k].cpu(), recipe(start))
+
+
+def embeddings(
+    parts: Parts, prompts: Prompts, starts: Sequence[Start], on_step: OnStep = silent
+) -> Float[Tensor, "b d"]:
+    """The starts' image embeddings; the prior draws those that are missing."""
+    missing = [k for k, start in enumerate(starts) if start.image_emb is None]
+    rows = {k: start.image_emb.to(prompts.text.emb) for k, start in enumerate(starts) if start.image_emb is not None}
+    if missing:
+        told = read(parts.clip, [starts[k].prompt for k in missing])
+        found = parts.prior.draw(told, [starts[k].seed for k in missing], on_step)
+        rows |= dict(zip(missing, found, strict=True))
+    return torch.stack([rows[k] for k in range(len(starts))])
+
+
+def noise_of(stage: Stage[Decoder], seeds: Sequence[int]) -> Noise:
+    """The noise of the decoder's pictures with these seeds."""
+    size = stage.net.config.size
+    return stream(stage.name, seeds, (3, size, size), stage.device)
+
+
+def centred(pixels: Float[Tensor, "c h w"]) -> Float[Tensor, "c s s"]:
+    """The centre square."""
+    return square(pixels[None], min(pixels.shape[-2:]))[0]
+
+
+def unconditional(
+    parts: Parts,
+    prompts: Prompts,
+    image_emb: Float[Tensor, "b d"],
+    seeds: Sequence[int],
+    negative: str = "",
+    on_step: OnStep = silent,
+) -> DecoderCond | None:
+    """What guidance leads away from: the learned nulls, or the negative prompt with an embedding drawn for it.
+
+    None without guidance.
+    """
+    if parts.decoder.sampling.guidance == 1:
+        return None
+    if negative:
+        away = read(parts.clip, [negative] * len(seeds))
+        return decoder_cond(parts.decoder.net, parts.clip, away, parts.prior.draw(away, seeds, on_step))
+    none = torch.zeros_like(prompts.keep)
+    return decoder_cond(parts.decoder.net, parts.clip, prompts, image_emb, keep_image=none, keep_text=none)
+
+
+def _sizes(parts: Parts) -> list[int]:
+    return [parts.decoder.net.config.size, *(stage.net.config.size for stage in parts.upsamplers)]
+
+
+def _known(starts: Sequence[Start], size: int) -> Known | None:
+    """What is known of a batch's pictures at one size; all of a batch are painted in, or none."""
+    paints = [start.paint for start in starts if start.paint is not None]
+    if not paints:
+        return None
+    assert len(paints) == len(starts)
+    pixels, keep = (torch.cat(column) for column in zip(*(one.at(size) for one in paints), strict=True))
+    return Known(pixels, keep.expand_as(pixels), paints[0].rounds)

@@ -1,0 +1,301 @@
+"""What the latent pair allows (2204.06125, section 3): each manipulation says where one picture begins.
+
+A manipulation is plain data, so that a recipe can hold it and `unclip replay` can do it again; `start` makes of it, of
+the sources and of a seed the starting point that is then drawn like any other. To add one, write a class and name it
+in MANIPULATIONS.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unclip.conditioning import decoder_cond, read
+from unclip.config import Natural, NonNegativeFloat, Positive, Share, config
+from unclip.drawing import Paint, Parts, Start, centred, noise_of
+from unclip.errors import UnclipError
+from unclip.images import square
+from unclip.latents import Latent, Pca, blend, difference, slerp, towards
+from unclip.priors import OnStep, finish, silent
+from unclip.sources import Source
+
+DUMMY = "a picture"
+"""The caption that stands for a picture's own in text differences; the paper's is "a photo", which here names a style."""
+
+FAITHFUL: dict[str, Any] = {"sampler": "ddim", "steps": 250, "guidance": 1.0, "threshold": "none"}
+"""How a latent pair is decoded so that its picture comes back: guidance and clipping lead away from DDIM's path."""
+
+INVERSION = "inversion"  # the name under which its steps are reported
+
+
+@dataclass(eq=False)
+class Bench:
+    """Where sources are prepared: their embeddings and inversions, each made once however many pictures begin with it."""
+
+    parts: Parts
+    weights: dict[str, str]
+    pca: Pca | None = None
+    on_step: OnStep = silent
+    _latents: dict[tuple[int, str], Latent] = field(default_factory=dict)
+    _embs: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def image_emb(self, source: Source, seed: int = 0) -> Float[Tensor, " d"]:
+        """The embedding of a picture, of a latent, or the one that the prior draws for a text with this seed."""
+        key = (id(source), seed if source.text is not None else 0)
+        if key not in self._embs:
+            self._embs[key] = self._embedded(source, seed)
+        return self._embs[key]
+
+    def text_emb(self, text: str) -> Float[Tensor, " d"]:
+        """The embedding of a text."""
+        return read(self.parts.clip, [text]).text.emb[0]
+
+    def noise(self, seed: int) -> Float[Tensor, "c h w"]:
+        """The x_T of a seed."""
+        return noise_of(self.parts.decoder, [seed])()[0]
+
+    def latent(self, source: Source, prompt: str = "") -> Latent:
+        """The latent pair of a picture, by DDIM inversion under its embedding and `prompt`."""
+        if source.latent is not None:
+            return self._checked(source.latent)
+        key = (id(source), prompt)
+        if key not in self._latents:
+            self._latents[key] = self._inverted(source, prompt)
+        return self._latents[key]
+
+    def _embedded(self, source: Source, seed: int) -> Tensor:
+        if source.latent is not None:
+            return self._checked(source.latent).image_emb
+        if source.image_emb is not None:
+            return source.image_emb
+        if source.text is not None:
+            return self.parts.prior.draw(read(self.parts.clip, [source.text]), [seed], self.on_step)[0]
+        assert source.pixels is not None
+        return self.parts.clip.image_emb(source.pixels[None])[0]
+
+    def _inverted(self, source: Source, prompt: str) -> Latent:
+        if source.pixels is None:
+            raise UnclipError("only a picture can be inverted, not a text or an embedding; give a picture or a latent")
+        stage, emb = self.parts.decoder, self.image_emb(source)
+        told = read(self.parts.clip, [prompt])
+        cond = decoder_cond(stage.net, self.parts.clip, told, emb[None].to(stage.device))
+        x0 = square(source.pixels[None], stage.net.config.size).clamp(-1, 1).to(stage.device)
+        steps = stage.invert(cond, x0)
+        x = finish(stage, steps, lambda _, step: self.on_step(INVERSION, step))
+        return Latent(emb.cpu(), x[0].cpu(), prompt, self.weights)
+
+    def _checked(self, latent: Latent) -> Latent:
+        for role, mine in self.weights.items():
+            theirs = (latent.weights or {}).get(role, mine)
+            if theirs != mine:
+                raise UnclipError(
+                    f"the latent was made with another {role} ({theirs[:12]}, here {mine[:12]}); use that one"
+                )
+        return latent
+
+
+@runtime_checkable
+class Manipulation(Protocol):
+    """One kind of manipulation with its options, for one picture; `prompt` is what the decoder is told."""
+
+    @property
+    def prompt(self) -> str: ...
+
+    def inverts(self, sources: Sequence[Source]) -> list[Source]:
+        """The sources whose x_T it needs."""
+        ...
+
+    def start(self, bench: Bench, sources: Sequence[Source], seed: int) -> Start:
+        """Where the picture begins."""
+        ...
+
+
+@config
+class Generation:
+    """A picture of the prompt, from an embedding that the prior draws, or that a source holds."""
+
+    prompt: str
+
+    def inverts(self, sources: Sequence[Source]) -> list[Source]:
+        """Pictures, whose latent pairs are then decoded under the prompt."""
+        return [one for one in sources if one.pixels is not None]
+
+    def start(self, bench: Bench, sources: Sequence[Source], seed: int) -> Start:
+        """The prompt alone, or with a source's embedding and, where it has one, x_T."""
+        if not sources:
+            return Start(self.prompt, seed)
+        (one,) = sources
+        x_T = bench.latent(one, self.prompt).x_T if one.invertible else None
+        return Start(self.prompt, seed, bench.image_emb(one, seed), x_T)
+
+
+@config
+class Variation:
+    """The same embedding, decoded anew. `strength` turns the picture's own x_T (0) into the seed's (1)."""
+
+    strength: Share = 1.0
+    prompt: str = ""
+
+    def inverts(self, sources: Sequence[Source]) -> list[Source]:
+        """The picture, unless nothing of its x_T is wanted."""
+        return list(sources) if self.strength < 1 else []
+
+    def start(self, bench: Bench, sources: Sequence[Source], seed: int) -> Start:
+        """The picture's embedding, and its noise mixed with the seed's."""
+        (one,) = sources
+        if self.strength == 1:
+            return Start(self.prompt, seed, bench.image_emb(one))
+        own = bench.latent(one, self.prompt)
+        return Start(self.prompt, seed, own.image_emb, _mixed(own.x_T, bench.noise(seed), self.strength))
+
+
+@config
+class Interpolation:
+    """The picture at `share` of the way from one source to another, each a picture or a text.
+
+    `noise` "inverted": x_T goes from one's to the other's too, so that pictures at the ends reconstruct (a text has the
+    seed's); "fixed": all pictures have the seed's x_T (2204.06125, Fig. 4).
+    """
+
+    share: Share
+    noise: Literal["inverted", "fixed"] = "inverted"
+    prompt: str = ""
+
+    def inverts(self, sources: Sequence[Source]) -> list[Source]:
+        """Both ends that are pictures."""
+        return [one for one in sources if one.invertible] if self.noise == "inverted" else []
+
+    def start(self, bench: Bench, sources: Sequence[Source], seed: int) -> Start:
+        """The embeddings' slerp, and that of the noises."""
+        a, b = sources
+        emb = slerp(bench.image_emb(a, seed), bench.image_emb(b, seed).to(bench.image_emb(a, seed)), self.share)
+        if self.noise == "fixed":
+            return Start(self.prompt, seed, emb)
+        x_a, x_b = (bench.latent(one, self.prompt).x_T if one.invertible else bench.noise(seed) for one in (a, b))
+        return Start(self.prompt, seed, emb, _mixed(x_a, x_b, self.share))
+
+
+@config
+class Blend:
+    """The weighted mean, on the sphere, of any number of embeddings, of pictures and texts."""
+
+    weights: tuple[NonNegativeFloat, ...]
+    prompt: str = ""
+
+    def inverts(self, sources: Sequence[Source]) -> list[Source]:
+        """None."""
+        return []
+
+    def start(self, bench: Bench, sources: Sequence[Source], seed: int) -> Start:
+        """The mean embedding, and the seed's noise."""
+        embs = torch.stack([bench.image_emb(one, seed).cpu() for one in sources])
+        return Start(self.prompt, seed, blend(embs, self.weights))
+
+
+@config
+class TextDifference:
+    """slerp(z_i, norm(z_t - z_t0), theta) with the picture's own x_T: what changes is what the texts differ in."""
+
+    target: str
+    source: str = DUMMY
+    theta: Share = 0.35
+    prompt: str = ""
+
+    def inverts(self, sources: Sequence[Source]) -> list[Source]:
+        """The picture."""
+        return list(sources)
+
+    def start(self, bench: Bench, sources: Sequence[Source], seed: int) -> Start:
+        """The embedding turned towards the difference, and the picture's noise."""
+        own = bench.latent(sources[0], self.prompt)
+        way = difference(bench.text_emb(self.target), bench.text_emb(self.source)).to(own.image_emb)
+        return Start(self.prompt, seed, towards(own.image_emb, way, self.theta), own.x_T)
+
+
+@config
+class Reconstruction:
+    """The picture again; with `components`, from that many principal components of its embedding (2204.06125, Fig. 7)."""
+
+    components: Natural | None = None
+    prompt: str = ""
+
+    def inverts(self, sources: Sequence[Source]) -> list[Source]:
+        """The picture, unless components are asked for: these are drawn from the seed's noise."""
+        return list(sources) if self.components is None else []
+
+    def start(self, bench: Bench, sources: Sequence[Source], seed: int) -> Start:
+        """The latent pair; or the projected embedding, made as long as before, and the seed's noise."""
+        if self.components is None:
+            own = bench.latent(sources[0], self.prompt)
+            return Start(own.prompt, seed, own.image_emb, own.x_T)
+        if bench.pca is None:
+            raise UnclipError("this system has no PCA; name one in system.toml (pca = …), as tools.embed writes it")
+        emb = bench.image_emb(sources[0])
+        kept = bench.pca.project(emb[None].cpu(), self.components)[0]
+        return Start(self.prompt, seed, kept * (emb.norm().cpu() / kept.norm().clamp(min=1e-12)))
+
+
+@config
+class Inpainting:
+    """A picture of `prompt` in which all but the painted pixels are the source's; sources are the picture and the mask.
+
+    Each step of sampling is taken `rounds` times, so that old and new come to fit (2201.09865).
+    """
+
+    prompt: str
+    rounds: Positive = 5
+
+    def inverts(self, sources: Sequence[Source]) -> list[Source]:
+        """None."""
+        return []
+
+    def start(self, bench: Bench, sources: Sequence[Source], seed: int) -> Start:
+        """The prompt's embedding, drawn by the prior, the seed's noise, and what is to be kept."""
+        image, mask = (one.pixels for one in sources)
+        assert image is not None
+        assert mask is not None
+        return Start(self.prompt, seed, paint=paint(image, mask[:1] > 0, self.rounds))
+
+
+def paint(image: Float[Tensor, "3 h w"], where: Bool[Tensor, "1 h2 w2"], rounds: int) -> Paint:
+    """The centre squares of a picture and of its mask. Raises UnclipError when they differ in size."""
+    if image.shape[1:] != where.shape[1:]:
+        given, other = ("x".join(map(str, reversed(x.shape[1:]))) for x in (where, image))
+        raise UnclipError(f"the mask has {given} pixels, the picture {other}; give a mask of the picture's size")
+    inside = centred(where.float())  # a square of the same size: nothing is resized
+    if not inside.any():
+        raise UnclipError("the mask is empty within the picture's centre square, which is what is drawn")
+    return Paint(centred(image), inside > 0, rounds)
+
+
+def usual(one: Manipulation, sources: Sequence[Source]) -> dict[str, Any]:
+    """The settings a manipulation is drawn under unless others are asked for."""
+    if isinstance(one, Inpainting):
+        return {"sampler": "ddim", "eta": 1.0}
+    return FAITHFUL if one.inverts(sources) else {}
+
+
+def draws(one: Manipulation, sources: Sequence[Source]) -> list[Source | None]:
+    """What the prior draws an embedding for: texts among the sources, or (None) the prompt."""
+    if isinstance(one, Inpainting) or (isinstance(one, Generation) and not sources):
+        return [None]
+    return [source for source in sources if source.text is not None]
+
+
+MANIPULATIONS: Mapping[str, Callable[..., Any]] = {
+    "generate": Generation,
+    "vary": Variation,
+    "interpolate": Interpolation,
+    "blend": Blend,
+    "edit": TextDifference,
+    "reconstruct": Reconstruction,
+    "inpaint": Inpainting,
+}
+
+
+def _mixed(a: Float[Tensor, "c h w"], b: Float[Tensor, "c h w"], share: float) -> Float[Tensor, "c h w"]:
+    """The slerp of two noises, each as one long vector."""
+    return slerp(a.flatten(), b.flatten().to(a), share).view_as(a)

@@ -1,0 +1,97 @@
+"""What a caller asks for, checked: prompts with their seeds, and the recipes that replay a picture."""
+
+import operator
+import secrets
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex
+
+import torch
+
+from unclip.errors import UnclipError, UnclipWarning
+from unclip.sources import Given, Source, check_source, restored, source
+from unclip.version import VERSION
+
+Seeds = Iterable[SupportsIndex]
+
+
+def numbers(count: int, seeds: Seeds | None) -> list[int]:
+    """The given seeds as numbers, or `count` random ones. Raises UnclipError for none."""
+    found = [secrets.randbelow(2**32) for _ in range(count)] if seeds is None else [operator.index(s) for s in seeds]
+    if not found:
+        raise UnclipError("nothing to draw: expected at least one seed")
+    return found
+
+
+def pairs(prompts: str | Sequence[str], seeds: Seeds | None) -> list[tuple[str, int]]:
+    """One (prompt, seed) per picture. Raises UnclipError when their numbers do not match."""
+    words = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not words:
+        raise UnclipError("nothing to generate: expected at least one prompt and one seed")
+    found = numbers(len(words), seeds)
+    if len(words) == 1:
+        words = words * len(found)
+    if len(words) != len(found):
+        raise UnclipError(f"{len(words)} prompts and {len(found)} seeds: expected one seed per prompt")
+    for word in words:
+        check_text(word)
+    if not all(word.strip() for word in words):
+        warnings.warn("an empty prompt is drawn unconditionally", UnclipWarning, stacklevel=4)
+    return list(zip(words, found, strict=True))
+
+
+def check_text(text: str) -> None:
+    """Raises UnclipError for what no tokenizer can read."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UnclipError("a prompt is not valid Unicode text; give it in the encoding of your terminal, usually UTF-8")
+
+
+def recipe_sources(recipe: Mapping[str, Any], given: Sequence[Given] | None) -> list[Source]:
+    """The sources that a recipe names, from where they were or from `given`. Raises UnclipError when they are others."""
+    told = recipe.get("sources", [])
+    files = [one for one in told if "text" not in one and "image_emb" not in one]
+    if given is not None and len(given) != len(files):
+        raise UnclipError(f"{len(given)} sources given; this picture was made from {len(files)}")
+    fresh = iter(given or ())
+    found = []
+    for one in told:
+        if one not in files:
+            found.append(restored(one))
+            continue
+        if given is None and "file" not in one:
+            raise UnclipError("this picture's recipe does not say which file it was made from; give it (--source FILE)")
+        opened = source(next(fresh) if given is not None else one["file"])
+        check_source(opened, one)
+        found.append(opened)
+    return found
+
+
+def check_recipe(recipe: Mapping[str, Any], commands: Collection[str]) -> None:
+    """Raises UnclipError when a recipe is none of this version's."""
+    missing = [key for key in ("command", "seed", "settings", "options", "sources") if key not in recipe]
+    if missing:
+        raise UnclipError(f"the recipe has no {missing[0]!r}; it was written by another version of unclip")
+    if recipe["command"] not in commands:
+        raise UnclipError(f"the recipe's command is {recipe['command']!r}; this version knows {', '.join(commands)}")
+
+
+def check_maker(recipe: Mapping[str, Any], weights: Mapping[str, str], made_by: Mapping[str, Any]) -> None:
+    """Raises UnclipError when a recipe needs other weights; warns where another machine or version made the picture."""
+    theirs = recipe.get("system", {}).get("weights", {})
+    for role, mark in theirs.items():
+        if weights.get(role) != mark:
+            name = recipe["system"].get("name", "another")
+            raise UnclipError(
+                f"the picture was made by the system {name!r} with another {role} ({mark}); give that system (--model FOLDER)"
+            )
+    before = recipe.get("made_by", {})
+    other = [key for key, value in made_by.items() if before.get(key, value) != value]
+    if other:
+        told = ", ".join(f"{key} {before[key]}, here {made_by[key]}" for key in other)
+        warnings.warn(f"made under {told}: expect small differences", UnclipWarning, stacklevel=4)
+
+
+def made_by(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """What pictures are made by, for their recipes."""
+    precision = str(dtype).removeprefix("torch.")
+    return {"version": VERSION, "torch": torch.__version__, "device": device.type, "dtype": precision}

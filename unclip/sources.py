@@ -1,0 +1,120 @@
+"""What a person gives to start from: a picture, a text or a saved latent pair."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from unclip.errors import UnclipError
+from unclip.images import open_image, to_tensor
+from unclip.latents import Latent
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+LATENTS = (".safetensors",)
+Given = Image.Image | Path | str | Latent | Tensor
+"""A picture or its path, a latent pair or its path, an image embedding [d], or a text: a string without such a suffix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One thing to start from; exactly one of the first four is set. `where` is the file it came from, if any."""
+
+    pixels: Float[Tensor, "3 h w"] | None = None
+    text: str | None = None
+    latent: Latent | None = None
+    image_emb: Float[Tensor, " d"] | None = None
+    where: str = ""
+
+    @property
+    def invertible(self) -> bool:
+        """Whether it has an x_T of its own."""
+        return self.pixels is not None or self.latent is not None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What names this source in a recipe; pictures by a digest of their pixels, so that a copy serves as well."""
+        if self.text is not None:
+            return {"text": self.text}
+        if self.image_emb is not None:
+            return {"image_emb": base64.b64encode(self.image_emb.float().cpu().numpy().tobytes()).decode("ascii")}
+        name = {"file": self.where} if self.where else {}
+        return {**name, ("pixels" if self.latent is None else "latent"): self.digest}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pixels (8 bit, RGB, upright), or of the latent pair."""
+        if self.pixels is not None:
+            parts = [((self.pixels + 1) * 127.5).round().to(torch.uint8)]
+        else:
+            assert self.latent is not None
+            parts = [self.latent.image_emb, self.latent.x_T]
+        found = hashlib.sha256()
+        for part in parts:
+            found.update(str(list(part.shape)).encode() + part.contiguous().cpu().numpy().tobytes())
+        return found.hexdigest()
+
+
+def source(given: Given) -> Source:
+    """What was given, opened. Raises UnclipError for a file that is missing, unreadable or no picture."""
+    if isinstance(given, Latent):
+        return Source(latent=given)
+    if isinstance(given, Tensor):
+        if given.ndim != 1:
+            raise UnclipError(f"a tensor of shape {list(given.shape)}: expected one image embedding, [d]")
+        return Source(image_emb=given.detach().float().cpu())
+    if isinstance(given, Image.Image):
+        return Source(pixels=to_tensor(given))
+    suffix = Path(given).suffix.lower()
+    if isinstance(given, str) and suffix not in (*PICTURES, *LATENTS):
+        return Source(text=given)
+    if suffix in LATENTS:
+        return Source(latent=Latent.load(given), where=str(given))
+    return Source(pixels=to_tensor(open_image(given)), where=str(given))
+
+
+def picture(given: Given) -> Source:
+    """A picture, whatever its file is called. Raises UnclipError for anything else."""
+    found = source(Path(given) if isinstance(given, str) else given)
+    if found.pixels is None:
+        raise UnclipError(f"{given if isinstance(given, str | Path) else 'a latent'}: expected a picture")
+    return found
+
+
+def mask_source(given: Image.Image | Path | str) -> Source:
+    """A mask as a picture that is white where it was white or, if it has transparency, transparent: what is to be painted.
+
+    Raises UnclipError for a mask without any such pixel.
+    """
+    image = given if isinstance(given, Image.Image) else open_image(given)
+    where = "mask" if isinstance(given, Image.Image) else str(given)
+    if image.has_transparency_data:
+        paint = to_tensor(image.convert("RGBA").getchannel("A"))[:1] < 0
+    else:
+        paint = to_tensor(image.convert("L"))[:1] > 0
+    if not paint.any():
+        raise UnclipError(f"{where}: the mask is empty; make white what is to be painted anew")
+    pixels = torch.where(paint, 1.0, -1.0).expand(3, -1, -1)
+    return Source(pixels=pixels, where="" if isinstance(given, Image.Image) else str(given))
+
+
+def restored(told: Mapping[str, Any]) -> Source:
+    """The source that a recipe holds itself: a text or an embedding."""
+    if "text" in told:
+        return Source(text=told["text"])
+    return Source(image_emb=torch.from_numpy(np.frombuffer(base64.b64decode(told["image_emb"]), np.float32).copy()))
+
+
+def check_source(found: Source, told: Mapping[str, Any]) -> None:
+    """Raises UnclipError when a source is not the one that a recipe names."""
+    if any(found.recipe.get(kind) != told.get(kind) for kind in ("pixels", "latent")):
+        raise UnclipError(
+            f"{found.where or 'the given source'}: not what this picture was made from; give the same file"
+        )

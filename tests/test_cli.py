@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from unclip.cli import app
@@ -262,6 +263,16 @@ def test_other_failures_are_not_dressed_up(generate, monkeypatch):
     monkeypatch.setattr("unclip.stage.Stage.run", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         generate("a cube", "-n", 1, "--size", 16)
+
+
+def test_a_full_device_is_one_line(generate, monkeypatch):
+    def full(self, *words, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB …")
+
+    monkeypatch.setattr("unclip.stage.Stage.run", full)
+    code, _, err = generate("a cube", "-n", 1, "--size", 16)
+    assert code == 1
+    assert "the device is out of memory; lower --batch" in failure(err)
 
 
 def test_ctrl_c_keeps_finished_pictures(generate, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@
 
 OUT gets the same samples, each with image_emb.npy [d] and text_emb.npy [captions, d], and on request text_hidden.npy
 and text_mask.npy; all float16. Finished shards that lie there are kept, so the same command goes on where it stopped.
+With --pca FILE the principal components of all image embeddings in OUT are written too, for a system's `pca`.
 """
 
 import io
@@ -26,13 +27,21 @@ from unclip.cli.shell import run
 from unclip.clip import Clip
 from unclip.devices import pick_device
 from unclip.errors import UnclipError, UnclipWarning
+from unclip.latents import Pca, fit_pca
 
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
 
 
 @app.default
 def embed(
-    shards: str, out: Path, *, clip: Path, states: bool = False, batch: PositiveInt = 256, device: str = "auto"
+    shards: str,
+    out: Path,
+    *,
+    clip: Path,
+    states: bool = False,
+    pca: Path | None = None,
+    batch: PositiveInt = 256,
+    device: str = "auto",
 ) -> None:
     """Embed SHARDS into OUT.
 
@@ -46,6 +55,8 @@ def embed(
         The CLIP's checkpoint.
     states
         Store hidden text states too; they are large.
+    pca
+        Write the principal components of the image embeddings to this file (.safetensors).
     batch
         Samples embedded at once.
     device
@@ -71,9 +82,22 @@ def embed(
         _write(out / name, done)
         index["shards"][name] = len(done)
         _write_index(out, index)
+    if pca is not None:
+        components(out, Faults()).save(pca, net.fingerprint)
     print(f"{sum(index['shards'].values())} samples in {len(index['shards'])} shards, {faults.count} skipped")
     if faults.count:
         warnings.warn(f"{faults.count} samples skipped, the last because: {faults.reason}", UnclipWarning, stacklevel=2)
+
+
+def components(embedded: Path, faults: Faults) -> Pca:
+    """The principal components of all image embeddings in a folder of embedded shards."""
+    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    found = find(str(embedded), "OUT")
+    for number in range(len(found.paths)):
+        rows = [raw["image_emb.npy"] for raw in read(found, [number], ("image_emb.npy",), faults)]
+        emb = torch.stack([torch.from_numpy(np.load(io.BytesIO(row), allow_pickle=False)) for row in rows]).double()
+        count, total, products = count + len(emb), total + emb.sum(dim=0), products + emb.T @ emb
+    return fit_pca(count, total, products)
 
 
 def _open_index(out: Path, clip: Clip, states: bool) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from unclip.cli.shell import run
 from unclip.config import Natural, Positive, config, load, read_toml
 from unclip.errors import UnclipError
 
+PCA = "pca.safetensors"
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
 
 
@@ -97,7 +98,8 @@ def steps(plan: Plan, folder: Path, root: Path, scale: float) -> Iterator[Step]:
     yield _training("clip", folder, runs, data / "pictures", scale)
     for split in ("train", "validation"):
         source, target = data / "pictures" / split, data / "embedded" / split
-        yield Step(f"embed {split}", ("-m", "tools.embed", str(source), str(target), "--clip", str(clip)))
+        words = ("-m", "tools.embed", str(source), str(target), "--clip", str(clip))
+        yield Step(f"embed {split}", (*words, "--pca", str(runs / PCA)) if split == "train" else words)
     for name in ("prior", "decoder"):
         yield _training(name, folder, runs, data / "embedded", scale, f"clip.path={clip}")
     for name in plan.upsamplers:
@@ -117,8 +119,10 @@ def assemble(plan: Plan, runs: Path, folder: Path) -> None:
         partial = folder / f".{name}.part"
         shutil.copyfile(runs / name / "weights.safetensors", partial)
         partial.replace(folder / f"{name}.safetensors")
+    shutil.copyfile(runs / PCA, folder / PCA)
     files = ", ".join(f'"{name}.safetensors"' for name in plan.upsamplers)
-    (folder / "system.toml").write_text(f'name = "{plan.name}"\nupsamplers = [{files}]\n', encoding="utf-8")
+    text = f'name = "{plan.name}"\nupsamplers = [{files}]\npca = "{PCA}"\n'
+    (folder / "system.toml").write_text(text, encoding="utf-8")
 
 
 def _run(step: Step) -> int:

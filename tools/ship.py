@@ -36,7 +36,7 @@ def ship(system: Path, out: Path) -> None:
     """
     made = load(SystemConfig, system / FILE)
     out.mkdir(parents=True, exist_ok=True)
-    files = [made.clip, made.prior, made.decoder, *made.upsamplers]
+    files = [made.clip, made.prior, made.decoder, *made.upsamplers, *([made.pca] if made.pca else [])]
     for name in files:
         with safe_open(str(system / name), framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)

@@ -54,7 +54,7 @@ def sweep(points: Sequence[Point], best: Point) -> str:
 def write(out: Path, found: Mapping[str, Any], text: str) -> None:
     """report.json and report.md in `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(_plain(found), indent=1) + "\n", encoding="utf-8")
+    (out / "report.json").write_text(json.dumps(plain(found), indent=1) + "\n", encoding="utf-8")
     (out / "report.md").write_text(text, encoding="utf-8")
 
 
@@ -80,9 +80,9 @@ def _shown(value: Any, percent: bool) -> str:
     return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {str(key): plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value

@@ -30,7 +30,7 @@ def replay(
     draw(
         common,
         Settings(),
-        lambda system, drawing: system.replay(recipe, source, **drawing),
+        lambda system, how: system.replay(recipe, source, batch=how["batch"], on_step=how["on_step"]),
         Names(image.stem, [f"{image.stem}-replay"]),
     )
 

@@ -31,6 +31,10 @@ def run(app: App) -> None:
         except KeyboardInterrupt:
             print("stopped; what was finished is kept", file=sys.stderr)
             sys.exit(INTERRUPTED)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which --help does without
+                raise
+            sys.exit("error: the device is out of memory; lower --batch or --size, or give --device cpu")
         except BrokenPipeError:
             sys.exit(1)
         except OSError as error:

@@ -1,0 +1,160 @@
+"""The commands that begin with a picture: what they write, and that no bad file ends in a traceback."""
+
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unclip.images import read_recipe
+
+from .systems import CAPTIONS, SIZES
+from .test_cli import cli, names, one_line  # noqa: F401 (a fixture)
+
+SMALL = ("--size", SIZES[0], "--steps", 5)
+
+
+@pytest.fixture
+def call(cli, folder, tmp_path):  # noqa: F811
+    """A command with the tiny system, into tmp_path/out."""
+
+    def run(command, *words):
+        return cli(command, *words, "--model", folder, "--out", tmp_path / "out", "--device", "cpu")
+
+    return run
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "a picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "files"),
+    [
+        ("vary", ("-n", 2, "--seed", 3), ["a-picture-variation-3", "a-picture-variation-4", "a-picture-variation-grid"]),
+        ("vary", ("-n", 2, "--seed", 3, "--no-grid"), ["a-picture-variation-3", "a-picture-variation-4"]),
+        ("interpolate", ("a red cube", "--frames", 2), ["a-picture-to-a-red-cube-00", "a-picture-to-a-red-cube-01", "a-picture-to-a-red-cube-grid"]),  # fmt: skip
+        ("edit", ("--to", "a cone", "--theta", 0.25), ["a-picture-a-cone-0.25"]),
+        ("edit", ("--to", "a cone", "--from", "a cube", "--theta", 0.1, 0.2), ["a-picture-a-cone-0.1", "a-picture-a-cone-0.2", "a-picture-a-cone-grid"]),  # fmt: skip
+        ("reconstruct", (), ["a-picture-reconstruction"]),
+    ],
+)
+def test_commands_write_what_they_say(call, image, tmp_path, command, words, files):
+    code, out, err = call(command, image, *words, *SMALL)
+    assert code == 0, err
+    assert names(tmp_path / "out") == sorted(f"{name}.png" for name in files)
+    assert sorted(line.split("/")[-1] for line in out.splitlines()) == names(tmp_path / "out")
+    recipe = read_recipe(tmp_path / "out" / f"{files[0]}.png")
+    assert recipe["command"] == command
+    assert recipe["sources"][0]["file"] == str(image)
+
+
+def test_an_animation_goes_there_and_back(call, image, tmp_path):
+    code, _, err = call("interpolate", image, "a cone", "--frames", 4, "--gif", *SMALL)
+    assert code == 0, err
+    with Image.open(tmp_path / "out" / "a-picture-to-a-cone.gif") as animation:
+        assert animation.n_frames == 6
+
+
+def test_a_latent_is_saved_and_drawn_from(call, image, tmp_path):
+    latent = tmp_path / "x.safetensors"
+    assert call("reconstruct", image, "--latent", latent, *SMALL)[0] == 0
+    assert call("generate", CAPTIONS[0], "-n", 1, "--init", latent, *SMALL)[0] == 0
+    code, _, err = call("reconstruct", image, "--latent", latent, *SMALL)
+    assert code == 1
+    assert one_line(err)
+
+
+def test_inpaint_replay_and_info(call, cli, folder, image, tmp_path):  # noqa: F811
+    mask = Image.new("L", (50, 40), 0)
+    mask.paste(255, (10, 10, 30, 30))
+    mask.save(tmp_path / "mask.png")
+    code, out, err = call("inpaint", image, "a cone", "--mask", tmp_path / "mask.png", "-n", 1, "--seed", 0, *SMALL)
+    assert code == 0, err
+    made = out.strip()
+    code, out, err = cli("replay", made, "--out", tmp_path / "again", "--model", folder)
+    assert code == 0, err
+    again = np.array(Image.open(out.strip())).astype(int)
+    assert np.abs(again - np.array(Image.open(made)).astype(int)).max() <= 1
+    code, out, _ = cli("info", made)
+    assert json.loads(out)["command"] == "inpaint"
+    assert cli("info", image)[0] == 1
+
+
+def bomb(path):
+    """A PNG that claims 60,000 x 60,000 pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    end = b"IEND"
+    chunks = b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (head, end))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "empty", "truncated", "bomb", "folder"])
+def test_a_bad_picture_is_one_line_before_any_work(call, image, tmp_path, kind):
+    path = tmp_path / "bad.png"
+    if kind == "text":
+        path.write_text("no picture at all")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "truncated":
+        path.write_bytes(image.read_bytes()[:500])
+    elif kind == "bomb":
+        bomb(path)
+    elif kind == "folder":
+        path.mkdir()
+    for command, words in (("vary", ("-n", 1)), ("edit", ("--to", "a cone")), ("reconstruct", ())):
+        code, out, err = call(command, path, *words, *SMALL)
+        assert code == 1
+        assert out == ""
+        assert one_line(err), err
+        assert "bad.png" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "CMYK", "I;16", "1"])
+def test_pictures_of_any_mode_are_taken(call, image, tmp_path, mode):
+    picture = Image.open(image)
+    changed = Image.fromarray(np.arange(0, 2000, dtype=np.uint16).reshape(40, 50)) if mode == "I;16" else picture.convert(mode)
+    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    changed.save(path)
+    assert call("vary", path, "-n", 1, *SMALL)[0] == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (3000, 2)])
+def test_pictures_of_any_size_are_taken(call, tmp_path, size):
+    path = tmp_path / "x.png"
+    Image.new("RGB", size, "red").save(path)
+    assert call("vary", path, "-n", 1, *SMALL)[0] == 0
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    from unclip.images import open_image
+
+    picture, exif = Image.new("RGB", (20, 10), "red"), Image.Exif()
+    exif[0x0112] = 6  # the camera was held on its side
+    picture.save(tmp_path / "x.jpg", exif=exif)
+    assert open_image(tmp_path / "x.jpg").size == (10, 20)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("vary", "IMAGE", "--strength", 1.5), "strength"),
+        (("edit", "IMAGE", "--to", "a cube", "--from", "a cube"), "same CLIP embedding"),
+        (("edit", "IMAGE", "--to", "a cube", "--theta", 2), "theta"),
+        (("interpolate", "IMAGE", "a cube", "--frames", 1), "frames"),
+        (("reconstruct", "IMAGE", "--components", 4), "no PCA"),
+        (("vary", "IMAGE", "--steps", 100000), "steps"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_line(call, image, words, told):
+    command, *rest = [image if word == "IMAGE" else word for word in words]
+    code, _, err = call(command, *rest, *(() if "--steps" in rest else SMALL))
+    assert code == 1
+    assert told in err
+    assert one_line(err.splitlines()[-1] + "\n"), err

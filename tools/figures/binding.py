@@ -1,0 +1,198 @@
+"""Figures 6 and 14 to 17: where the paper's system fails, or does not: words on things, binding, signs, detail."""
+
+import dataclasses
+from collections import Counter
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from tools.evaluate import draw
+from tools.evaluate.alignment import judged
+from tools.evaluate.judge import Verdict
+from tools.evaluate.prompts import Prompt, prompts
+from tools.evaluate.stats import share
+from tools.figures.studio import SEED, Claim, Figure, Studio, names, pil
+from tools.reader import Reading, Seen
+from tools.reader.score import matched
+from tools.world import palette, sample
+from tools.world.lettering import alphabet
+from tools.world.scene import Scene, Thing
+
+NAMING = {"cube": "cube", "ball": "sphere", "cone": "cone", "can": "cylinder"}  # words that name a shape
+ZERO_SHOT = {shape: f"a {shape}" for shape in palette.SHAPES}
+BOUND: dict[draw.Mode, str] = {
+    "unclip": "unCLIP",
+    "caption only": "caption only",
+    "embedding only": "the prior's z_i alone",
+    "oracle": "the true z_i",
+}
+WIDTHS = (12, 15, 18, 21, 24)  # pixels across a word, at 64 px
+
+
+def typographic(studio: Studio) -> Figure:
+    """Fig. 6: a word that names another shape misleads CLIP's labels more than the pictures drawn of its embedding."""
+    scenes = [scene for scene in studio.scenes(1, 6 * studio.count) if _printable(scene)][: studio.count]
+    attacked = [_with_word(scene, k) for k, scene in enumerate(scenes)]
+    clean, printed = studio.renders(scenes), studio.renders(attacked)
+    texts = studio.system.clip.text(list(ZERO_SHOT.values())).emb.cpu()
+    truth = torch.tensor([palette.SHAPES.index(scene.things[0].shape) for scene in scenes])
+    labels = [(draw.embeddings(studio.system.clip, images) @ texts.T).argmax(dim=1) for images in (clean, printed)]
+    drawn = torch.cat([studio.draw(studio.system.vary, pil(image), 1, seeds=[0]) for image in printed])
+    shapes = [reading.things[0].shape if reading.things else "" for reading in studio.read(drawn)]
+    right = [shape == scene.things[0].shape for shape, scene in zip(shapes, scenes, strict=True)]
+    fooled = [palette.SHAPES[int(k)] == _named(scene) for k, scene in zip(labels[1], attacked, strict=True)]
+    drawn_as = [shape == _named(scene) for shape, scene in zip(shapes, attacked, strict=True)]
+    found = {
+        "CLIP's label right, plain": share((labels[0] == truth).tolist()),
+        "CLIP's label right, with the word": share((labels[1] == truth).tolist()),
+        "CLIP's label is the word's": share(fooled),
+        "variation shows the true shape": share(right),
+        "variation shows the word's shape": share(drawn_as),
+    }
+    claims = [
+        Claim(
+            "the word misleads CLIP's label",
+            found["CLIP's label right, with the word"].value < found["CLIP's label right, plain"].value,
+        ),
+        Claim(
+            "pictures drawn from the embedding follow the word less often than the label does",
+            sum(drawn_as) < sum(fooled),
+        ),
+    ]
+    rows = torch.cat([printed[:8], drawn[:8]])
+    return Figure(
+        "Typographic attacks (Fig. 6)",
+        {"words": found},
+        claims,
+        rows,
+        8,
+        "Rows: renders with a word on them; a variation of each.",
+    )
+
+
+def binding(studio: Studio) -> Figure:
+    """Fig. 14, 15: which thing has which colour, from captions and from true embeddings."""
+    asked = [one for one in prompts("test", 12 * studio.count, SEED) if _binds(one)][: studio.count]
+    found, rows = {}, []
+    for mode, title in (
+        ("unclip", "unCLIP"),
+        ("caption only", "caption only"),
+        ("embedding only", "the prior's z_i alone"),
+        ("oracle", "the true z_i"),
+    ):
+        images = draw.pictures(studio.system, mode, asked)
+        verdicts = [verdict["binding"] for verdict in judged(studio.reader, images, asked).verdicts]
+        found[title] = {
+            "both right": share([verdict is Verdict.RIGHT for verdict in verdicts]),
+            "swapped": share([verdict is Verdict.SWAPPED for verdict in verdicts]),
+        }
+        rows.append(images[:8])
+    paper = studio.draw(studio.system.generate, "a red cube on top of a blue cube", range(8))
+    counted = Counter(_stacked(one) for one in studio.read(paper))
+    found["the paper's prompt, of 8"] = {"right": counted["right"], "swapped": counted["swapped"]}
+    bound = {title: values["both right"].value for title, values in found.items() if "both right" in values}
+    claims = [Claim("unCLIP binds worse than the caption alone", bound["unCLIP"] < bound["caption only"])]
+    told = "Rows: unCLIP, caption only, the prior's z_i alone, the true z_i; the last is “a red cube on top of a blue cube”."
+    return Figure("Binding (Fig. 14, 15)", found, claims, torch.cat([*rows, paper]), 8, told)
+
+
+def sign(studio: Studio) -> Figure:
+    """Fig. 16: words in pictures."""
+    words = [palette.WORDS[k % len(palette.WORDS)] for k in range(studio.count)]
+    asked = [f'a sign that says "{word}"' for word in words]
+    drawn = studio.draw(studio.system.generate, [f"a red cube and {text}" for text in asked], range(len(asked)))
+    scenes, index = [], 0
+    while len(scenes) < studio.count:
+        scene = sample(SEED, index, "test")
+        scenes += [scene] if scene.sign is not None else []
+        index += 1
+    truth = [scene.sign.word for scene in scenes if scene.sign is not None]
+    found = {
+        "drawn": {"word read right": share([a == b for a, b in zip(spelt(drawn), words, strict=True)])},
+        "real renders": {
+            "word read right": share([a == b for a, b in zip(spelt(studio.renders(scenes)), truth, strict=True)])
+        },
+        "chance": {"word read right": 1 / len(palette.WORDS)},
+    }
+    drawn_right, real_right = (found[name]["word read right"].value for name in ("drawn", "real renders"))
+    claims = [Claim("words come out worse than real ones do", drawn_right < real_right)]
+    told = "Columns: " + ", ".join(words[:8]) + "."
+    return Figure("A sign that says … (Fig. 16)", found, claims, drawn[:16], 8, told)
+
+
+def detail(studio: Studio) -> Figure:
+    """Fig. 17: the more a scene holds, the less of it comes out right."""
+    found, rows = {}, []
+    for number in (1, 2, 3):
+        scenes = studio.scenes(number)
+        images = studio.renders(scenes)
+        drawn = torch.cat([studio.draw(studio.system.vary, pil(image), 1, seeds=[0]) for image in images])
+        answers = []
+        for scene, reading in zip(scenes, studio.read(drawn), strict=True):
+            seen = matched(scene, reading.things) if len(reading.things) == number else [None] * number
+            answers += [_all_named(thing, one) for thing, one in zip(scene.things, seen, strict=True)]
+        found[f"{number} thing{'s' * (number > 1)}"] = {"things with all names right": share(answers)}
+        rows += [images[:8], drawn[:8]]
+    right = [values["things with all names right"].value for values in found.values()]
+    claims = [Claim("each thing comes out worse the more there are", right[0] > right[1] > right[2])]
+    return Figure(
+        "Detail against the number of things (Fig. 17)",
+        found,
+        claims,
+        torch.cat(rows),
+        8,
+        "Pairs of rows: renders, and a variation of each.",
+    )
+
+
+def spelt(images: Float[Tensor, "n 3 h w"]) -> list[str]:
+    """The word of the palette that fits a picture best anywhere: normalised cross-correlation at several sizes."""
+    grey = images.mean(dim=1, keepdim=True)
+    scores = []
+    for width in WIDTHS:
+        height = max(5, round(width * 96 / 240))
+        ink = F.interpolate(alphabet("cpu")[:, None].float(), size=(height, width), mode="area")
+        template = -(ink - ink.mean(dim=(2, 3), keepdim=True))
+        template = template / template.flatten(1).norm(dim=1)[:, None, None, None]
+        area = torch.ones(1, 1, height, width)
+        total, square = F.conv2d(grey, area), F.conv2d(grey**2, area)
+        spread = (square - total**2 / area.numel()).clamp(min=1e-2 * area.numel()).sqrt()
+        scores.append((F.conv2d(grey, template) / spread).flatten(2).amax(dim=2))
+    return [palette.WORDS[int(k)] for k in torch.stack(scores).amax(dim=0).argmax(dim=1)]
+
+
+def _all_named(thing: Thing, seen: Seen | None) -> bool:
+    return seen is not None and all(getattr(seen, key) == value for key, value in names(thing).items())
+
+
+def _printable(scene: Scene) -> bool:
+    thing = scene.things[0]
+    return thing.size == "large" and thing.material != "striped" and thing.shape != "cone"
+
+
+def _with_word(scene: Scene, k: int) -> Scene:
+    (thing,) = scene.things
+    words = [word for word, shape in NAMING.items() if shape != thing.shape]
+    return dataclasses.replace(scene, things=(dataclasses.replace(thing, word=words[k % len(words)], yaw=0.0),))
+
+
+def _named(scene: Scene) -> str:
+    return NAMING[scene.things[0].word or ""]
+
+
+def _binds(one: Prompt) -> bool:
+    """Whether a caption names colour and shape of two things that differ in both."""
+    claims = [claim for _, claim in one.caption.things]
+    if len(claims) != 2 or len(one.scene.things) != 2 or not all(claim.colour and claim.shape for claim in claims):
+        return False
+    return claims[0].colour != claims[1].colour and claims[0].shape != claims[1].shape
+
+
+def _stacked(reading: Reading) -> str:
+    top = [(one.colour, one.shape) for one in reading.things if one.on]
+    under = [(one.colour, one.shape) for one in reading.things if not one.on]
+    if (top, under) == ([("red", "cube")], [("blue", "cube")]):
+        return "right"
+    return "swapped" if (top, under) == ([("blue", "cube")], [("red", "cube")]) else "wrong"

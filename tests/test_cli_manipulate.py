@@ -36,11 +36,23 @@ def image(tmp_path):
 @pytest.mark.parametrize(
     ("command", "words", "files"),
     [
-        ("vary", ("-n", 2, "--seed", 3), ["a-picture-variation-3", "a-picture-variation-4", "a-picture-variation-grid"]),
+        (
+            "vary",
+            ("-n", 2, "--seed", 3),
+            ["a-picture-variation-3", "a-picture-variation-4", "a-picture-variation-grid"],
+        ),
         ("vary", ("-n", 2, "--seed", 3, "--no-grid"), ["a-picture-variation-3", "a-picture-variation-4"]),
-        ("interpolate", ("a red cube", "--frames", 2), ["a-picture-to-a-red-cube-00", "a-picture-to-a-red-cube-01", "a-picture-to-a-red-cube-grid"]),  # fmt: skip
+        (
+            "interpolate",
+            ("a red cube", "--frames", 2),
+            ["a-picture-to-a-red-cube-00", "a-picture-to-a-red-cube-01", "a-picture-to-a-red-cube-grid"],
+        ),
         ("edit", ("--to", "a cone", "--theta", 0.25), ["a-picture-a-cone-0.25"]),
-        ("edit", ("--to", "a cone", "--from", "a cube", "--theta", 0.1, 0.2), ["a-picture-a-cone-0.1", "a-picture-a-cone-0.2", "a-picture-a-cone-grid"]),  # fmt: skip
+        (
+            "edit",
+            ("--to", "a cone", "--from", "a cube", "--theta", 0.1, 0.2),
+            ["a-picture-a-cone-0.1", "a-picture-a-cone-0.2", "a-picture-a-cone-grid"],
+        ),
         ("reconstruct", (), ["a-picture-reconstruction"]),
     ],
 )
@@ -119,7 +131,11 @@ def test_a_bad_picture_is_one_line_before_any_work(call, image, tmp_path, kind):
 @pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "CMYK", "I;16", "1"])
 def test_pictures_of_any_mode_are_taken(call, image, tmp_path, mode):
     picture = Image.open(image)
-    changed = Image.fromarray(np.arange(0, 2000, dtype=np.uint16).reshape(40, 50)) if mode == "I;16" else picture.convert(mode)
+    changed = (
+        Image.fromarray(np.arange(0, 2000, dtype=np.uint16).reshape(40, 50))
+        if mode == "I;16"
+        else picture.convert(mode)
+    )
     path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
     changed.save(path)
     assert call("vary", path, "-n", 1, *SMALL)[0] == 0

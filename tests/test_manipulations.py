@@ -11,7 +11,7 @@ from unclip.errors import UnclipError, UnclipWarning
 from unclip.images import square, to_tensor
 from unclip.latents import Latent, Pca
 
-from .systems import CAPTIONS, D, SIZES
+from .systems import CAPTIONS, SIZES, D
 
 SMALL = {"size": SIZES[0], "steps": 20}
 

@@ -5,7 +5,7 @@ the sources and of a seed the starting point that is then drawn like any other. 
 in MANIPULATIONS.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -285,7 +285,7 @@ def draws(one: Manipulation, sources: Sequence[Source]) -> list[Source | None]:
     return [source for source in sources if source.text is not None]
 
 
-MANIPULATIONS: Mapping[str, Callable[..., Any]] = {
+MANIPULATIONS: Mapping[str, type[Any]] = {
     "generate": Generation,
     "vary": Variation,
     "interpolate": Interpolation,

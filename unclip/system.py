@@ -99,8 +99,9 @@ class UnCLIP:
         """
         strength = (1.0 if eta is None else 0.0) if strength is None else strength
         options = {"strength": strength, "prompt": prompt}
+        noise: dict[str, Any] = {} if eta is None else {"eta": eta}
         jobs = [(options, seed) for seed in numbers(n, seeds)]
-        return self.manipulate("vary", [source(image)], jobs, **drawing, **({} if eta is None else {"eta": eta}))
+        return self.manipulate("vary", [source(image)], jobs, **drawing, **noise)
 
     def interpolate(
         self,

@@ -77,7 +77,7 @@ def baselines(work: Work, count: int, training: int) -> None:
         draw.TITLES[mode]: {tag: drawn.aligned[tag].right for tag in tags if tag in drawn.aligned}
         for mode, drawn in sets.items()
     }
-    work.say("baselines", columns, report.numbers(f"Beside its baselines ({count} prompts)", columns, percent=True))
+    work.say("baselines", columns, report.numbers(f"Beside its baselines ({count} prompts)", columns))
     _, features = read(work.reader, bank.images)
     fresh = read(work.reader, draw.renders([prompt.scene for prompt in prompts("test", count, seed=3)], size))[1]
     qualities = {draw.TITLES[mode]: _fidelity(drawn, fresh, features) for mode, drawn in sets.items()}
@@ -144,7 +144,7 @@ def enlargement(work: Work, count: int) -> None:
         work.say(
             "upsampled",
             columns,
-            report.numbers("Alignment before and after the first upsampler", columns, percent=True),
+            report.numbers("Alignment before and after the first upsampler", columns),
         )
 
 

@@ -33,10 +33,10 @@ def alignment(title: str, found: Mapping[str, Aligned]) -> str:
     return f"## {title}\n\n" + table(("tag", "right (95 %)", "swapped", "unreadable", "prompts"), rows)
 
 
-def numbers(title: str, columns: Mapping[str, Mapping[str, Any]], percent: bool = False) -> str:
-    """A table with a row per measure and a column per thing measured; `percent`: estimates are shares."""
+def numbers(title: str, columns: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table with a row per measure and a column per thing measured."""
     names = list(dict.fromkeys(name for values in columns.values() for name in values))
-    rows = [[name, *(_shown(values.get(name), percent) for values in columns.values())] for name in names]
+    rows = [[name, *(_shown(values.get(name)) for values in columns.values())] for name in names]
     return f"## {title}\n\n" + table(("", *columns), rows)
 
 
@@ -74,9 +74,9 @@ def pictures(path: Path, images: Float[Tensor, "n 3 h w"], columns: int) -> None
     grid([to_pil(image) for image in images], columns=columns).save(path)
 
 
-def _shown(value: Any, percent: bool) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, Estimate):
-        return value.percent() if percent else value.plain()
+        return value.percent() if value.proportion else value.plain()
     return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

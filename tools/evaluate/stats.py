@@ -9,12 +9,13 @@ Z = 1.959964  # 97.5 % of the normal distribution lies below it
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value, its 95 % confidence interval, and of how many."""
+    """A measured value, its 95 % confidence interval, and of how many; `proportion`: a share, told in percent."""
 
     value: float
     low: float
     high: float
     n: int
+    proportion: bool = False
 
     def percent(self) -> str:
         """As in "91.2 % (89.3 to 92.8)"."""
@@ -33,7 +34,7 @@ def share(answers: Sequence[bool]) -> Estimate:
     p = sum(answers) / n
     middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    return Estimate(p, max(0.0, middle - half), min(1.0, middle + half), n)
+    return Estimate(p, max(0.0, middle - half), min(1.0, middle + half), n, proportion=True)
 
 
 def mean(values: Sequence[float]) -> Estimate:

@@ -28,7 +28,7 @@ BOUND: dict[draw.Mode, str] = {
     "embedding only": "the prior's z_i alone",
     "oracle": "the true z_i",
 }
-WIDTHS = (12, 15, 18, 21, 24)  # pixels across a word, at 64 px
+WIDTHS, ASPECT = (20, 22, 24, 26), 0.33  # of a word on a sign at 64 px
 
 
 def typographic(studio: Studio) -> Figure:
@@ -152,13 +152,13 @@ def spelt(images: Float[Tensor, "n 3 h w"]) -> list[str]:
     grey = images.mean(dim=1, keepdim=True)
     scores = []
     for width in WIDTHS:
-        height = max(5, round(width * 96 / 240))
+        height = round(width * ASPECT)
         ink = F.interpolate(alphabet("cpu")[:, None].float(), size=(height, width), mode="area")
         template = -(ink - ink.mean(dim=(2, 3), keepdim=True))
         template = template / template.flatten(1).norm(dim=1)[:, None, None, None]
         area = torch.ones(1, 1, height, width)
         total, square = F.conv2d(grey, area), F.conv2d(grey**2, area)
-        spread = (square - total**2 / area.numel()).clamp(min=1e-2 * area.numel()).sqrt()
+        spread = (square - total**2 / area.numel()).clamp(min=0.1 * area.numel()).sqrt()
         scores.append((F.conv2d(grey, template) / spread).flatten(2).amax(dim=2))
     return [palette.WORDS[int(k)] for k in torch.stack(scores).amax(dim=0).argmax(dim=1)]
 

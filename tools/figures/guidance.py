@@ -23,7 +23,11 @@ FIXED = ("a red cube", "two cones", "a blue sphere on a white floor")  # caption
 def modes(studio: Studio) -> Figure:
     """Fig. 8: the same decoder given the caption alone, the text embedding as z_i, and the prior's z_i."""
     asked, real = prompts("test", studio.count, SEED), _real(studio)
-    titles = {"caption only": "caption only", "text as image": "text embedding as z_i", "unclip": "the prior's z_i"}
+    titles: dict[draw.Mode, str] = {
+        "caption only": "caption only",
+        "text as image": "text embedding as z_i",
+        "unclip": "the prior's z_i",
+    }
     found, rows = {}, []
     for mode, title in titles.items():
         images = draw.pictures(studio.system, mode, asked)

@@ -18,6 +18,7 @@ from unclip.images import to_tensor
 ETAS = (0.25, 0.5, 1.0)
 REACHED = "reached, the rest kept"
 THETAS = (0.1, 0.2, 0.3, 0.4, 0.5)
+INVERSIONS = ((10, 1.0), (50, 1.0), (250, 1.0), (250, 2.0))  # steps and guidance
 PATHS = 50  # steps of inversions that a figure walks many of
 
 
@@ -25,7 +26,7 @@ def inversion(studio: Studio) -> Figure:
     """Section 3: the latent pair reconstructs the picture, the better the more steps; guidance spoils it."""
     images = studio.renders(studio.scenes(1)[:8] + studio.scenes(2, studio.count)[:8])
     found, rows = {}, [images[:8]]
-    for steps, guidance in ((10, 1.0), (50, 1.0), (250, 1.0), (250, 2.0)):
+    for steps, guidance in INVERSIONS:
         parts = [studio.draw(studio.system.reconstruct, pil(image), steps=steps, guidance=guidance) for image in images]
         drawn = torch.cat(parts)
         found[f"{steps} steps, guidance {guidance:g}"] = {"PSNR, dB": mean(psnr(drawn, images).tolist())}
@@ -88,8 +89,10 @@ def interpolations(studio: Studio, frames: int = 9) -> Figure:
     scenes = studio.scenes(1)
     found, rows, monotone = {name: [] for name in ("colour", "shape")}, [], []
     for k, (a, b) in enumerate(zip(scenes[::2], scenes[1::2], strict=False)):
-        ends = [pil(image) for image in studio.renders([a, b])]
-        pictures = list(studio.system.interpolate(*ends, frames, "fixed", k, size=studio.size, batch=frames))
+        first_end, last_end = (pil(image) for image in studio.renders([a, b]))
+        pictures = list(
+            studio.system.interpolate(first_end, last_end, frames, "fixed", k, size=studio.size, batch=frames)
+        )
         first = pictures[0].image_emb
         cosines = [float(torch.cosine_similarity(one.image_emb, first, dim=0)) for one in pictures]
         monotone.append(all(x >= y for x, y in pairwise(cosines)))

@@ -25,7 +25,7 @@ def save(out: Path, name: str, figure: Figure, made: Mapping[str, Any]) -> None:
         grid([to_pil(image) for image in figure.rows], columns=figure.columns).save(out / f"{name}.png")
     claims = [{"text": claim.text, "holds": claim.holds} for claim in figure.claims]
     tables = {"title": figure.title, "caption": figure.caption, "made": dict(made), "claims": claims}
-    text = numbers("", figure.numbers, percent=True).split("\n\n", 1)[1]
+    text = numbers("", figure.numbers).split("\n\n", 1)[1]
     (out / f"{name}.json").write_text(
         json.dumps(tables | {"numbers": plain(figure.numbers), "table": text}, indent=1) + "\n", encoding="utf-8"
     )

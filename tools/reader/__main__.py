@@ -77,7 +77,7 @@ def train(
     torch.manual_seed(seed)
     where, began = pick_device(device), time.time()
     net = Reader(ReaderConfig()) if init is None else open_reader(init)
-    net = net.train().requires_grad_(True).to(where, memory_format=torch.channels_last)
+    net = net.train().requires_grad_(True).to(where).to(memory_format=torch.channels_last)
     seen = _learn(net, load(shards), epochs, batch, lr, torch.Generator().manual_seed(seed), bf16)
     net.eval()
     found = validate(net, validation)

@@ -1,0 +1,99 @@
+"""The instruments of the figures, on what is known; and that all of them are drawn, measured and shown."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from tools.figures.__main__ import FIGURES, figures
+from tools.figures.binding import spelt
+from tools.figures.latent import _changed
+from tools.figures.probe import _probed, fresh_entropy
+from tools.figures.studio import kept
+from tools.reader.reading import decoded
+from tools.reader.targets import targets
+from tools.world import render, sample
+from tools.world.splits import held_out_pair
+
+from .test_reader import perfect
+
+SCENES = [sample(6, index, "test") for index in range(300)]
+ONE = [scene for scene in SCENES if len(scene.things) == 1]
+
+
+def test_signs_of_real_renders_are_mostly_read():
+    signs = [scene for scene in SCENES if scene.sign is not None][:20]
+    words = spelt(torch.cat([render([scene], 64) for scene in signs]).float() / 127.5 - 1)
+    right = sum(word == scene.sign.word for word, scene in zip(words, signs, strict=True) if scene.sign)
+    assert right >= 16, "chance is 1 of 18"
+
+
+def test_a_picture_keeps_what_it_shows_and_no_more():
+    scene = ONE[0]
+    reading = decoded(*perfect(targets(scene)))[0]
+    assert kept(reading, scene)
+    (thing,) = scene.things
+    other = dataclasses.replace(scene, things=(dataclasses.replace(thing, colour="none"),))
+    assert not kept(reading, other)
+    assert kept(reading, other, {"colour": thing.colour})
+    assert not kept(reading, dataclasses.replace(scene, floor="none"))
+
+
+@pytest.mark.parametrize("attribute", ["colour", "material", "shape"])
+def test_a_change_is_of_one_name_and_of_no_pair_held_out(attribute):
+    for scene in ONE[:40]:
+        (thing,) = scene.things
+        before, after, target = _changed(thing, attribute)
+        assert target != getattr(thing, attribute)
+        assert not held_out_pair(dataclasses.replace(thing, **{attribute: target}))
+        assert len([1 for a, b in zip(before.split(), after.split(), strict=True) if a != b]) == 1
+        assert target in after.split()
+
+
+def test_a_probe_finds_what_is_there_and_no_more():
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (4000,), generator=rng)
+    noise = torch.randn(4000, 8, generator=rng)
+    bits, right = _probed(noise + 6 * torch.nn.functional.one_hot(labels, 8), labels, 4)
+    assert bits < 0.1
+    assert right > 0.95
+    bits, right = _probed(noise, labels, 4)
+    assert bits == pytest.approx(2, abs=0.03)
+    assert right == pytest.approx(0.25, abs=0.05)
+
+
+def test_entropies_of_small_groups_are_corrected():
+    assert fresh_entropy([["a"] * 8]) == 0
+    draws = torch.randint(0, 4, (500, 8), generator=torch.Generator().manual_seed(0)).tolist()
+    plain = -sum(math.log2(row.count(x) / 8) / 8 for row in draws for x in row) / len(draws)
+    corrected = fresh_entropy([list(map(str, row)) for row in draws])
+    assert abs(corrected - 2) < abs(plain - 2) / 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_all_figures_are_drawn_measured_and_shown(tmp_path, monkeypatch):
+    from tools.figures import guidance, latent, probe
+
+    for module, name, value in (
+        (latent, "PATHS", 3),
+        (latent, "INVERSIONS", ((2, 1.0), (3, 1.0), (4, 1.0), (4, 2.0))),
+        (guidance, "STEPS", (2, 3)),
+        (guidance, "SCALES", (1.0, 2.0)),
+        (guidance, "FIXED", ("a red cube",)),
+        (probe, "TRAIN", 200),
+        (probe, "HELD_OUT", 50),
+    ):
+        monkeypatch.setattr(module, name, value)
+    out = tmp_path / "figures"
+    figures(out=out, count=8, device="cpu")
+    page = (tmp_path / "figures.md").read_text()
+    for name in FIGURES:
+        found = json.loads((out / f"{name}.json").read_text())
+        assert found["claims"], name
+        assert found["numbers"], name
+        assert f"## {found['title']}" in page
+        assert all(claim["text"] in page for claim in found["claims"])
+        assert (out / f"{name}.png").is_file() == (name != "steps")

@@ -30,6 +30,17 @@ def test_pictures_are_there_and_nothing_is_left_to_fill_in() -> None:
     assert "MINUTES" not in README
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_its_python_runs(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+        exec(block, told)  # noqa: S102 (it is ours)
+    assert (tmp_path / "cube.safetensors").is_file()
+    assert [len(told[name]) for name in ("variations", "way", "to_text", "changed", "coarse")] == [4, 5, 5, 3, 3]
+
+
 @pytest.mark.parametrize("command", [line for line in COMMANDS if not line.startswith("python3 ")])
 def test_command_is_understood(command: str) -> None:
     words = shlex.split(command)

@@ -76,12 +76,7 @@ def binding(studio: Studio) -> Figure:
     """Fig. 14, 15: which thing has which colour, from captions and from true embeddings."""
     asked = [one for one in prompts("test", 12 * studio.count, SEED) if _binds(one)][: studio.count]
     found, rows = {}, []
-    for mode, title in (
-        ("unclip", "unCLIP"),
-        ("caption only", "caption only"),
-        ("embedding only", "the prior's z_i alone"),
-        ("oracle", "the true z_i"),
-    ):
+    for mode, title in BOUND.items():
         images = draw.pictures(studio.system, mode, asked)
         verdicts = [verdict["binding"] for verdict in judged(studio.reader, images, asked).verdicts]
         found[title] = {

@@ -54,6 +54,7 @@ def image(tmp_path):
             ["a-picture-a-cone-0.1", "a-picture-a-cone-0.2", "a-picture-a-cone-grid"],
         ),
         ("reconstruct", (), ["a-picture-reconstruction"]),
+        ("blend", ("a cone", "--weights", 1, 2, "-n", 1, "--seed", 0), ["a-picture-a-cone-0"]),
     ],
 )
 def test_commands_write_what_they_say(call, image, tmp_path, command, words, files):
@@ -165,6 +166,8 @@ def test_pictures_are_turned_upright(tmp_path):
         (("edit", "IMAGE", "--to", "a cube", "--theta", 2), "theta"),
         (("interpolate", "IMAGE", "a cube", "--frames", 1), "frames"),
         (("reconstruct", "IMAGE", "--components", 4), "no PCA"),
+        (("blend", "IMAGE", "a cone", "--weights", 1), "1 weights: expected a weight for each"),
+        (("blend",), "0 things to blend"),
         (("vary", "IMAGE", "--steps", 100000), "steps"),
     ],
 )

@@ -14,7 +14,7 @@ FLOORS = [
     {"nn", "diffusion"},
     {"models", "clip", "checkpoint"},
     {"stage", "priors", "conditioning", "upsampling", "latents", "sources"},
-    {"drawing", "manipulations", "choices", "requests"},
+    {"drawing", "bench", "manipulations", "choices", "requests"},
     {"system", "folder", "interop"},
     {"cli", "__main__"},
 ]

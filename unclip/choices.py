@@ -5,9 +5,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from unclip.bench import INVERSION
 from unclip.drawing import Parts
 from unclip.errors import UnclipError, UnclipWarning
-from unclip.manipulations import INVERSION, Inpainting, Manipulation, draws
+from unclip.manipulations import Inpainting, Manipulation, draws
 from unclip.priors import EmbeddingPrior
 from unclip.settings import Settings
 from unclip.sources import Source

@@ -132,10 +132,7 @@ def blend(embs: Float[Tensor, "n d"], weights: Sequence[float], rounds: int = 10
 
     For two it is their slerp. Lengths are averaged. Raises UnclipError for weights that do not fit.
     """
-    if len(weights) != len(embs) or not len(embs):
-        raise UnclipError(f"{len(embs)} things to blend and {len(weights)} weights: expected a weight for each")
-    if min(weights) < 0 or sum(weights) <= 0:
-        raise UnclipError(f"weights = {list(weights)}: expected none below 0 and their sum above")
+    check_weights(len(embs), weights)
     share = torch.tensor(weights, dtype=torch.float64) / sum(weights)
     lengths = embs.double().norm(dim=-1)
     unit = embs.double() / lengths.clamp(min=1e-12)[:, None]
@@ -150,6 +147,14 @@ def blend(embs: Float[Tensor, "n d"], weights: Sequence[float], rounds: int = 10
             break
         mean = torch.nn.functional.normalize(size.cos() * mean + size.sin() * step / size, dim=0)
     return (mean * (share @ lengths)).to(embs)
+
+
+def check_weights(count: int, weights: Sequence[float]) -> None:
+    """Raises UnclipError for weights that cannot be those of `count` things."""
+    if len(weights) != count or not count:
+        raise UnclipError(f"{count} things to blend and {len(weights)} weights: expected a weight for each")
+    if min(weights) < 0 or sum(weights) <= 0:
+        raise UnclipError(f"weights = {list(weights)}: expected none below 0 and their sum above")
 
 
 def _angle(u: Float[Tensor, "*b n"], v: Float[Tensor, "*b n"]) -> Float[Tensor, "*b 1"]:

@@ -6,20 +6,17 @@ in MANIPULATIONS.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unclip.conditioning import decoder_cond, read
+from unclip.bench import Bench
 from unclip.config import Natural, NonNegativeFloat, Positive, Share, config
-from unclip.drawing import Paint, Parts, Start, centred, noise_of
+from unclip.drawing import Paint, Start, centred
 from unclip.errors import UnclipError
-from unclip.images import square
-from unclip.latents import Latent, Pca, blend, difference, slerp, towards
-from unclip.priors import OnStep, finish, silent
+from unclip.latents import blend, difference, slerp, towards
 from unclip.sources import Source
 
 DUMMY = "a picture"
@@ -27,74 +24,6 @@ DUMMY = "a picture"
 
 FAITHFUL: dict[str, Any] = {"sampler": "ddim", "steps": 250, "guidance": 1.0, "threshold": "none"}
 """How a latent pair is decoded so that its picture comes back: guidance and clipping lead away from DDIM's path."""
-
-INVERSION = "inversion"  # the name under which its steps are reported
-
-
-@dataclass(eq=False)
-class Bench:
-    """Where sources are prepared: their embeddings and inversions, each made once however many pictures begin with it."""
-
-    parts: Parts
-    weights: dict[str, str]
-    pca: Pca | None = None
-    on_step: OnStep = silent
-    _latents: dict[tuple[int, str], Latent] = field(default_factory=dict)
-    _embs: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-
-    def image_emb(self, source: Source, seed: int = 0) -> Float[Tensor, " d"]:
-        """The embedding of a picture, of a latent, or the one that the prior draws for a text with this seed."""
-        key = (id(source), seed if source.text is not None else 0)
-        if key not in self._embs:
-            self._embs[key] = self._embedded(source, seed)
-        return self._embs[key]
-
-    def text_emb(self, text: str) -> Float[Tensor, " d"]:
-        """The embedding of a text."""
-        return read(self.parts.clip, [text]).text.emb[0]
-
-    def noise(self, seed: int) -> Float[Tensor, "c h w"]:
-        """The x_T of a seed."""
-        return noise_of(self.parts.decoder, [seed])()[0]
-
-    def latent(self, source: Source, prompt: str = "") -> Latent:
-        """The latent pair of a picture, by DDIM inversion under its embedding and `prompt`."""
-        if source.latent is not None:
-            return self._checked(source.latent)
-        key = (id(source), prompt)
-        if key not in self._latents:
-            self._latents[key] = self._inverted(source, prompt)
-        return self._latents[key]
-
-    def _embedded(self, source: Source, seed: int) -> Tensor:
-        if source.latent is not None:
-            return self._checked(source.latent).image_emb
-        if source.image_emb is not None:
-            return source.image_emb
-        if source.text is not None:
-            return self.parts.prior.draw(read(self.parts.clip, [source.text]), [seed], self.on_step)[0]
-        assert source.pixels is not None
-        return self.parts.clip.image_emb(source.pixels[None])[0]
-
-    def _inverted(self, source: Source, prompt: str) -> Latent:
-        if source.pixels is None:
-            raise UnclipError("only a picture can be inverted, not a text or an embedding; give a picture or a latent")
-        stage, emb = self.parts.decoder, self.image_emb(source)
-        told = read(self.parts.clip, [prompt])
-        cond = decoder_cond(stage.net, self.parts.clip, told, emb[None].to(stage.device))
-        x0 = square(source.pixels[None], stage.net.config.size).clamp(-1, 1).to(stage.device)
-        steps = stage.invert(cond, x0)
-        x = finish(stage, steps, lambda _, step: self.on_step(INVERSION, step))
-        return Latent(emb.cpu(), x[0].cpu(), prompt, self.weights)
-
-    def _checked(self, latent: Latent) -> Latent:
-        for role, mine in self.weights.items():
-            theirs = (latent.weights or {}).get(role, mine)
-            if theirs != mine:
-                raise UnclipError(
-                    f"the latent was made with another {role} ({theirs[:12]}, here {mine[:12]}); use that one"
-                )
-        return latent
 
 
 @runtime_checkable

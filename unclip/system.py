@@ -10,14 +10,15 @@ from typing import Any, Literal
 from PIL import Image
 
 from unclip import choices
+from unclip.bench import Bench
 from unclip.clip import Clip
 from unclip.config import build, to_dict
 from unclip.devices import pick_device, pick_dtype
 from unclip.drawing import Picture, Pictures, Start, drawn
 from unclip.errors import UnclipError
 from unclip.folder import DEMO, SystemConfig, open_parts, warn_of_strangers
-from unclip.latents import Latent, Pca
-from unclip.manipulations import DUMMY, FAITHFUL, MANIPULATIONS, Bench, usual
+from unclip.latents import Latent, Pca, check_weights
+from unclip.manipulations import DUMMY, FAITHFUL, MANIPULATIONS, usual
 from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
 from unclip.priors import DiffusionPrior, EmbeddingPrior, OnStep, silent
@@ -125,6 +126,7 @@ class UnCLIP:
         self, things: Sequence[Given], weights: Sequence[float], n: int = 4, seeds: Seeds | None = None, **drawing: Any
     ) -> Pictures:
         """Pictures of the weighted spherical mean of any number of pictures' and texts' embeddings."""
+        check_weights(len(things), weights)
         options = {"weights": [float(weight) for weight in weights]}
         jobs = [(options, seed) for seed in numbers(n, seeds)]
         return self.manipulate("blend", [source(thing) for thing in things], jobs, **drawing)

@@ -19,7 +19,7 @@ from unclip.system import UnCLIP
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
 Name = Literal[
     "inversion", "variations", "interpolations", "differences", "typographic", "components",
-    "modes", "guidance", "binding", "sign", "detail", "steps",
+    "inpainting", "modes", "guidance", "binding", "sign", "detail", "steps",
 ]  # fmt: skip
 FIGURES = {
     "inversion": latent.inversion,
@@ -28,6 +28,7 @@ FIGURES = {
     "differences": latent.differences,
     "typographic": binding.typographic,
     "components": latent.components,
+    "inpainting": latent.inpainting,
     "modes": guidance.modes,
     "guidance": guidance.guidance,
     "binding": binding.binding,

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from PIL import Image
 
 from tools.evaluate.stats import mean, share
 from tools.evaluate.upsamplers import psnr
 from tools.figures.probe import fresh_entropy, probe_entropy
 from tools.figures.studio import Claim, Figure, Studio, kept, names, pil, shown
-from tools.world import palette
+from tools.world import geometry, palette
+from tools.world.scene import Scene, Thing
 from tools.world.splits import held_out_pair
 from unclip.images import to_tensor
 
@@ -140,15 +142,50 @@ def differences(studio: Studio) -> Figure:
     return Figure("Text differences (Fig. 5)", found, claims, torch.cat(rows), 1 + len(THETAS), told)
 
 
-def _changed(thing, attribute: str) -> tuple[str, str, str]:
+def _changed(thing: Thing, attribute: str) -> tuple[str, str, str]:
     """A text of a thing, one with another value of `attribute`, and that value; no pair that training never showed."""
     values = {"colour": tuple(palette.COLOURS), "material": palette.MATERIALS, "shape": palette.SHAPES}[attribute]
     others = [value for value in values if value != getattr(thing, attribute)]
     others = [value for value in others if not held_out_pair(dataclasses.replace(thing, **{attribute: value}))]
     target = random.Random(repr(thing)).choice(others)
     told = [names(thing), names(thing) | {attribute: target}]
-    before, after = (f"a {one['material']} {one['colour']} {one['shape']}" for one in told)
+    before, after = (_told(dataclasses.replace(thing, **one)) for one in told)
     return before, after, target
+
+
+def inpainting(studio: Studio) -> Figure:
+    """Section 1's use of the decoder: a painted part comes to show what the prompt says, the rest stays as it is."""
+    scenes = studio.scenes(2)[: max(8, studio.count // 2)]
+    answers, exact, rows = [], [], []
+    for k, (scene, image) in enumerate(zip(scenes, studio.renders(scenes), strict=True)):
+        mask, prompt = _half(scene, studio.size), " and ".join(_told(thing) for thing in scene.things)
+        drawn = studio.draw(studio.system.inpaint, pil(image), mask, f"{prompt} on a {scene.floor} floor", 1, seeds=[k])
+        hidden = to_tensor(mask)[:1] > 0
+        exact.append(bool(((drawn[0] - image).abs() < 1e-6)[~hidden.expand(3, -1, -1)].all()))
+        (reading,) = studio.read(drawn)
+        seen = sorted((one.colour, one.shape) for one in reading.things)
+        answers.append(seen == sorted((thing.colour, thing.shape) for thing in scene.things))
+        rows.append((image, torch.where(hidden, 1.0, image), drawn[0]))
+    found = {"inpainting": {"colours and shapes as told": share(answers), "known pixels kept exactly": share(exact)}}
+    claims = [
+        Claim("known pixels are kept exactly", all(exact)),
+        Claim("half of the pictures show both things as told", share(answers).value >= 0.5),
+    ]
+    told = "Rows: renders, the half that is kept, and it completed from a text that names both things."
+    columns = [torch.stack(row[:8]) for row in zip(*rows, strict=True)]
+    return Figure("Inpainting", found, claims, torch.cat(columns), 8, told)
+
+
+def _half(scene: Scene, size: int) -> Image.Image:
+    """A mask over the half of the picture that the scene's second thing lies in."""
+    u, _ = geometry.project(scene.camera, scene.things[1].centre)
+    mask = Image.new("L", (size, size), 0)
+    mask.paste(255, (size // 2, 0, size, size) if u > 0.5 else (0, 0, size // 2, size))
+    return mask
+
+
+def _told(thing: Thing) -> str:
+    return f"a {thing.material} {thing.colour} {thing.shape}"
 
 
 def components(studio: Studio) -> Figure:

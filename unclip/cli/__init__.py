@@ -4,7 +4,7 @@ from cyclopts import App
 
 from unclip.cli.generate import generate
 from unclip.cli.inspect import inspect
-from unclip.cli.manipulate import edit, inpaint, interpolate, reconstruct, vary
+from unclip.cli.manipulate import blend, edit, inpaint, interpolate, reconstruct, vary
 from unclip.cli.replay import info, replay
 from unclip.cli.shell import run
 from unclip.version import VERSION
@@ -16,7 +16,7 @@ app = App(
     help_format="plaintext",
     help_formatter="plain",
 )
-for command in (generate, vary, interpolate, edit, reconstruct, inpaint, replay, info, inspect):
+for command in (generate, vary, interpolate, blend, edit, reconstruct, inpaint, replay, info, inspect):
     app.command(command)
 
 

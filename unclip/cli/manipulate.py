@@ -1,4 +1,4 @@
-"""`unclip vary`, `interpolate`, `edit`, `reconstruct`, `inpaint`: what only the latent pair allows."""
+"""`unclip vary`, `interpolate`, `blend`, `edit`, `reconstruct`, `inpaint`: what only the latent pair allows."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -85,6 +85,38 @@ def interpolate(
         settings,
         lambda system, drawing: system.interpolate(a, b, frames, noise, seed, **drawing),
         Names(stem, [f"{stem}-{k:02d}" for k in range(frames)], frames, gif),
+    )
+
+
+def blend(
+    *things: str,
+    weights: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
+    number: Number = 4,
+    seed: NonNegativeInt | None = None,
+    common: Shared = Common(),
+    settings: Chosen = Settings(),
+) -> None:
+    """Draw pictures of the mean of several pictures and texts.
+
+    Parameters
+    ----------
+    things
+        Pictures (file names that end like one) and texts.
+    weights
+        A weight for each. Default: all the same.
+    number
+        How many pictures.
+    seed
+        Picture k gets seed + k. Default: a random one.
+    """
+    first = first_seed(seed)
+    draw(
+        common,
+        settings,
+        lambda system, drawing: system.blend(
+            things, weights or [1.0] * len(things), seeds=range(first, first + number), **drawing
+        ),
+        Names("-".join(slug(Path(thing).stem)[:20] for thing in things)[:60] or "blend"),
     )
 
 

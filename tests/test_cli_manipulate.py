@@ -50,7 +50,7 @@ def image(tmp_path):
         ("edit", ("--to", "a cone", "--theta", 0.25), ["a-picture-a-cone-0.25"]),
         (
             "edit",
-            ("--to", "a cone", "--from", "a cube", "--theta", 0.1, 0.2),
+            ("--to", "a cone", "--from", "a cube", "--theta", "0.1,0.2"),
             ["a-picture-a-cone-0.1", "a-picture-a-cone-0.2", "a-picture-a-cone-grid"],
         ),
         ("reconstruct", (), ["a-picture-reconstruction"]),
@@ -168,6 +168,8 @@ def test_pictures_are_turned_upright(tmp_path):
         (("reconstruct", "IMAGE", "--components", 4), "no PCA"),
         (("blend", "IMAGE", "a cone", "--weights", 1), "1 weights: expected a weight for each"),
         (("blend",), "0 things to blend"),
+        (("reconstruct", "IMAGE", "--components", "4,x"), "components"),
+        (("edit", "IMAGE", "--to", "a cube", "--theta", "0.1,nan"), "theta"),
         (("vary", "IMAGE", "--steps", 100000), "steps"),
     ],
 )

@@ -1,9 +1,10 @@
 """`unclip vary`, `interpolate`, `blend`, `edit`, `reconstruct`, `inpaint`: what only the latent pair allows."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 from cyclopts.types import NonNegativeInt, PositiveInt
 
 from unclip.cli.drawing import Common, Names, draw, first_seed
@@ -12,6 +13,16 @@ from unclip.settings import Settings
 
 Shared = Annotated[Common, Parameter(name="*")]
 Chosen = Annotated[Settings, Parameter(name="*")]
+
+
+def _listed(kind: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
+    """Numbers given as "20,40,80" or as several words."""
+    number = get_args(kind)[0]
+    return tuple(number(part) for token in tokens for part in token.value.split(",") if part.strip())
+
+
+Floats = Annotated[tuple[float, ...], Parameter(consume_multiple=True, converter=_listed)]
+Counts = Annotated[tuple[int, ...], Parameter(consume_multiple=True, converter=_listed)]
 Number = Annotated[PositiveInt, Parameter(name=["--number", "-n"])]
 
 
@@ -90,7 +101,7 @@ def interpolate(
 
 def blend(
     *things: str,
-    weights: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
+    weights: Floats = (),
     number: Number = 4,
     seed: NonNegativeInt | None = None,
     common: Shared = Common(),
@@ -125,7 +136,7 @@ def edit(
     *,
     to: str,
     source: Annotated[str | None, Parameter(name="--from")] = None,
-    theta: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
+    theta: Floats = (),
     gif: bool = False,
     common: Shared = Common(),
     settings: Chosen = Settings(),
@@ -141,11 +152,11 @@ def edit(
     source
         What it is; may be left out.
     theta
-        How far to go, from 0 to 1; one or several. Beyond 0.5 little of the picture is left.
+        How far to go, from 0 to 1; one or several, such as 0.2,0.4. Beyond 0.5 little of the picture is left.
     gif
         Also write an animation.
     """
-    thetas = tuple(theta) if theta else (0.15, 0.25, 0.35, 0.5)
+    thetas = theta or (0.15, 0.25, 0.35, 0.5)
     stem = f"{slug(image.stem)}-{slug(to)}"[:60]
     told = {} if source is None else {"source_text": source}
     draw(
@@ -159,7 +170,7 @@ def edit(
 def reconstruct(
     image: Path,
     *,
-    components: Annotated[list[NonNegativeInt] | None, Parameter(consume_multiple=True)] = None,
+    components: Counts = (),
     seed: NonNegativeInt = 0,
     prompt: str = "",
     latent: Path | None = None,
@@ -174,7 +185,7 @@ def reconstruct(
     image
         The picture, or a latent that was saved.
     components
-        Numbers of components, such as 20 40 80; a picture for each, all from the same seed.
+        Numbers of components, such as 20,40,80; a picture for each, all from the same seed.
     seed
         Of the noise under --components.
     prompt
@@ -194,7 +205,7 @@ def reconstruct(
 
     def make(system, drawing):
         if latent is None:
-            return system.reconstruct(image, components, prompt, seed, **drawing)
+            return system.reconstruct(image, components or None, prompt, seed, **drawing)
         steps = {"steps": drawing["steps"]} if "steps" in drawing else {}
         found = system.invert(image, prompt, **steps)
         found.save(latent)

@@ -50,7 +50,7 @@ def test_a_prompt_from_outside_its_world_still_draws(demo):
 
 def test_the_weights_are_small():
     files = sorted(Path(located("demo")).glob("*.safetensors"))
-    assert len(files) == 6
+    assert len(files) == 7
     sizes = {file.name: file.stat().st_size for file in files}
     assert max(sizes.values()) <= 15e6, sizes
     assert sum(sizes.values()) <= 48e6, sizes

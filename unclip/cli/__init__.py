@@ -3,8 +3,9 @@
 from cyclopts import App
 
 from unclip.cli.generate import generate
+from unclip.cli.inpaint import inpaint
 from unclip.cli.inspect import inspect
-from unclip.cli.manipulate import blend, edit, inpaint, interpolate, reconstruct, vary
+from unclip.cli.manipulate import blend, edit, interpolate, reconstruct, vary
 from unclip.cli.replay import info, replay
 from unclip.cli.shell import run
 from unclip.version import VERSION

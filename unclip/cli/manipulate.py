@@ -1,4 +1,4 @@
-"""`unclip vary`, `interpolate`, `blend`, `edit`, `reconstruct`, `inpaint`: what only the latent pair allows."""
+"""`unclip vary`, `interpolate`, `blend`, `edit`, `reconstruct`: what only the latent pair allows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -213,42 +213,3 @@ def reconstruct(
 
     one = [f"{stem}-{count}" for count in components] if components else [stem]
     draw(common, settings, make, Names(stem, one, len(one), gif))
-
-
-def inpaint(
-    image: Path,
-    prompt: str,
-    *,
-    mask: Path,
-    number: Number = 4,
-    seed: NonNegativeInt | None = None,
-    rounds: PositiveInt = 5,
-    common: Shared = Common(),
-    settings: Chosen = Settings(),
-) -> None:
-    """Draw part of a picture anew; all other pixels stay exactly as they are.
-
-    Parameters
-    ----------
-    image
-        The picture; its centre square is used.
-    prompt
-        What the whole picture should show.
-    mask
-        A picture of the same size, white (or transparent) where to draw.
-    number
-        How many pictures.
-    seed
-        Picture k gets seed + k. Default: a random one.
-    rounds
-        How often each step is taken; more makes old and new fit better.
-    """
-    first = first_seed(seed)
-    draw(
-        common,
-        settings,
-        lambda system, drawing: system.inpaint(
-            image, mask, prompt, seeds=range(first, first + number), rounds=rounds, **drawing
-        ),
-        Names(f"{slug(image.stem)}-{slug(prompt)}"[:60]),
-    )

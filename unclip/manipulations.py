@@ -50,7 +50,7 @@ class Generation:
 
     def inverts(self, sources: Sequence[Source]) -> list[Source]:
         """Pictures, whose latent pairs are then decoded under the prompt."""
-        return [one for one in sources if one.pixels is not None]
+        return [one for one in sources if one.invertible]
 
     def start(self, bench: Bench, sources: Sequence[Source], seed: int) -> Start:
         """The prompt alone, or with a source's embedding and, where it has one, x_T."""

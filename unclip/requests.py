@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex
 import torch
 
 from unclip.errors import UnclipError, UnclipWarning
-from unclip.sources import Given, Source, check_source, restored, source
+from unclip.sources import Given, Source, check_source, mask_source, restored, source
 from unclip.version import VERSION
 
 Seeds = Iterable[SupportsIndex]
@@ -60,7 +60,8 @@ def recipe_sources(recipe: Mapping[str, Any], given: Sequence[Given] | None) -> 
             continue
         if given is None and "file" not in one:
             raise UnclipError("this picture's recipe does not say which file it was made from; give it (--source FILE)")
-        opened = source(next(fresh) if given is not None else one["file"])
+        opener = mask_source if recipe["command"] == "inpaint" and found else source  # the second is the mask
+        opened = opener(next(fresh) if given is not None else one["file"])
         check_source(opened, one)
         found.append(opened)
     return found

@@ -203,6 +203,8 @@ class UnCLIP:
         **settings: Any,
     ) -> Pictures:
         """A picture for each job of the manipulation `name`, one of MANIPULATIONS; all methods above end here."""
+        if not jobs:
+            raise UnclipError("nothing to draw: expected at least one picture to be asked for")
         made = [(build(MANIPULATIONS[name], options, name), seed) for options, seed in jobs]
         chosen = self.resolve(build(Settings, usual(made[0][0], given) | settings, name))
         if batch < 1:

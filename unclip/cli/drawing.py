@@ -1,11 +1,14 @@
 """What all commands that draw have in common: their options, opening the system, the bars, and what is left behind."""
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts.types import PositiveInt
+from cyclopts import Parameter
+from cyclopts.types import NonNegativeInt, PositiveInt
 
 from unclip.cli.output import check_folder, progress, save, save_gif
 from unclip.settings import Settings
@@ -46,6 +49,40 @@ class Common:
     dtype: str = "auto"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The options of every command that draws, and those of the drawing itself."""
+
+    common: Annotated[Common, Parameter(name="*")] = Common()
+    settings: Annotated[Settings, Parameter(name="*")] = Settings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Several:
+    """Options of commands that draw several pictures of one kind.
+
+    Parameters
+    ----------
+    number
+        How many pictures; of each prompt, where there are several.
+    seed
+        Picture k gets seed + k, and is the same alone or in any batch. Default: a random one, which names the file.
+    """
+
+    number: Annotated[PositiveInt, Parameter(name=["--number", "-n"])] = 4
+    seed: NonNegativeInt | None = None
+
+    @cached_property
+    def seeds(self) -> range:
+        """The pictures' seeds."""
+        first = secrets.randbelow(2**31) if self.seed is None else self.seed
+        return range(first, first + self.number)
+
+
+Chosen = Annotated[Choices, Parameter(name="*")]
+Many = Annotated[Several, Parameter(name="*")]
+
+
 @dataclass(frozen=True)
 class Names:
     """How files are called: `stem` for the sheet and the animation, `one` per picture (default: the stem and its seed)."""
@@ -56,19 +93,13 @@ class Names:
     gif: bool = False
 
 
-def first_seed(seed: int | None) -> int:
-    """The seed that was given, or a random one."""
-    import secrets
-
-    return secrets.randbelow(2**31) if seed is None else seed
-
-
-def draw(common: Common, settings: Settings, make: Make, names: Names) -> None:
+def draw(choices: Choices, make: Make, names: Names) -> None:
     """Opens the system, draws, and saves each picture as soon as it is finished; prints where."""
     from unclip.config import build, to_dict
 
+    common = choices.common
     check_folder(common.out)
-    chosen = to_dict(build(Settings, asdict(settings), "settings"))
+    chosen = to_dict(build(Settings, asdict(choices.settings), "settings"))
     from unclip.system import UnCLIP  # takes seconds: only once the request is known to make sense
 
     system = UnCLIP.from_pretrained(common.model, common.device, common.dtype)

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-from cyclopts.types import NonNegativeInt, PositiveInt
+from cyclopts.types import PositiveInt
 
-from unclip.cli.drawing import Names, draw, first_seed
-from unclip.cli.manipulate import Chosen, Common, Number, Shared
+from unclip.cli.drawing import Choices, Chosen, Many, Names, Several, draw
 from unclip.cli.output import slug
-from unclip.settings import Settings
 
 
 def inpaint(
@@ -15,11 +13,9 @@ def inpaint(
     prompt: str,
     *,
     mask: Path,
-    number: Number = 4,
-    seed: NonNegativeInt | None = None,
     rounds: PositiveInt = 5,
-    common: Shared = Common(),
-    settings: Chosen = Settings(),
+    several: Many = Several(),
+    choices: Chosen = Choices(),
 ) -> None:
     """Draw part of a picture anew; all other pixels stay exactly as they are.
 
@@ -31,19 +27,11 @@ def inpaint(
         What the whole picture should show.
     mask
         A picture of the same size, white (or transparent) where to draw.
-    number
-        How many pictures.
-    seed
-        Picture k gets seed + k. Default: a random one.
     rounds
         How often each step is taken; more makes old and new fit better.
     """
-    first = first_seed(seed)
     draw(
-        common,
-        settings,
-        lambda system, drawing: system.inpaint(
-            image, mask, prompt, seeds=range(first, first + number), rounds=rounds, **drawing
-        ),
+        choices,
+        lambda system, drawing: system.inpaint(image, mask, prompt, seeds=several.seeds, rounds=rounds, **drawing),
         Names(f"{slug(image.stem)}-{slug(prompt)}"[:60]),
     )

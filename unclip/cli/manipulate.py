@@ -7,12 +7,8 @@ from typing import Annotated, Any, Literal, get_args
 from cyclopts import Parameter, Token
 from cyclopts.types import NonNegativeInt, PositiveInt
 
-from unclip.cli.drawing import Common, Names, draw, first_seed
+from unclip.cli.drawing import Choices, Chosen, Many, Names, Several, draw
 from unclip.cli.output import slug
-from unclip.settings import Settings
-
-Shared = Annotated[Common, Parameter(name="*")]
-Chosen = Annotated[Settings, Parameter(name="*")]
 
 
 def _listed(kind: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
@@ -23,18 +19,15 @@ def _listed(kind: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
 
 Floats = Annotated[tuple[float, ...], Parameter(consume_multiple=True, converter=_listed)]
 Counts = Annotated[tuple[int, ...], Parameter(consume_multiple=True, converter=_listed)]
-Number = Annotated[PositiveInt, Parameter(name=["--number", "-n"])]
 
 
 def vary(
     image: Path,
     *,
-    number: Number = 4,
-    seed: NonNegativeInt | None = None,
     strength: float | None = None,
     prompt: str = "",
-    common: Shared = Common(),
-    settings: Chosen = Settings(),
+    several: Many = Several(),
+    choices: Chosen = Choices(),
 ) -> None:
     """Draw variations of a picture: what CLIP kept of it stays, the rest is drawn anew.
 
@@ -42,22 +35,14 @@ def vary(
     ----------
     image
         The picture; its centre square is used.
-    number
-        How many variations.
-    seed
-        Variation k gets seed + k. Default: a random one.
     strength
         0 is the picture again, 1 (the default, unless --eta is given) only what CLIP kept.
     prompt
         What the decoder is told beside the picture.
     """
-    first = first_seed(seed)
     draw(
-        common,
-        settings,
-        lambda system, drawing: system.vary(
-            image, seeds=range(first, first + number), strength=strength, prompt=prompt, **drawing
-        ),
+        choices,
+        lambda system, drawing: system.vary(image, seeds=several.seeds, strength=strength, prompt=prompt, **drawing),
         Names(f"{slug(image.stem)}-variation"),
     )
 
@@ -70,8 +55,7 @@ def interpolate(
     noise: Literal["inverted", "fixed"] = "inverted",
     seed: NonNegativeInt = 0,
     gif: bool = False,
-    common: Shared = Common(),
-    settings: Chosen = Settings(),
+    choices: Chosen = Choices(),
 ) -> None:
     """Draw the way from one picture or text to another.
 
@@ -92,8 +76,7 @@ def interpolate(
     """
     stem = f"{slug(Path(a).stem)[:28]}-to-{slug(Path(b).stem)[:28]}"
     draw(
-        common,
-        settings,
+        choices,
         lambda system, drawing: system.interpolate(a, b, frames, noise, seed, **drawing),
         Names(stem, [f"{stem}-{k:02d}" for k in range(frames)], frames, gif),
     )
@@ -102,10 +85,8 @@ def interpolate(
 def blend(
     *things: str,
     weights: Floats = (),
-    number: Number = 4,
-    seed: NonNegativeInt | None = None,
-    common: Shared = Common(),
-    settings: Chosen = Settings(),
+    several: Many = Several(),
+    choices: Chosen = Choices(),
 ) -> None:
     """Draw pictures of the mean of several pictures and texts.
 
@@ -115,18 +96,10 @@ def blend(
         Pictures (file names that end like one) and texts.
     weights
         A weight for each. Default: all the same.
-    number
-        How many pictures.
-    seed
-        Picture k gets seed + k. Default: a random one.
     """
-    first = first_seed(seed)
     draw(
-        common,
-        settings,
-        lambda system, drawing: system.blend(
-            things, weights or [1.0] * len(things), seeds=range(first, first + number), **drawing
-        ),
+        choices,
+        lambda system, drawing: system.blend(things, weights or [1.0] * len(things), seeds=several.seeds, **drawing),
         Names("-".join(slug(Path(thing).stem)[:20] for thing in things)[:60] or "blend"),
     )
 
@@ -138,8 +111,7 @@ def edit(
     source: Annotated[str | None, Parameter(name="--from")] = None,
     theta: Floats = (),
     gif: bool = False,
-    common: Shared = Common(),
-    settings: Chosen = Settings(),
+    choices: Chosen = Choices(),
 ) -> None:
     """Change in a picture what differs between two texts, keeping the rest.
 
@@ -160,8 +132,7 @@ def edit(
     stem = f"{slug(image.stem)}-{slug(to)}"[:60]
     told = {} if source is None else {"source_text": source}
     draw(
-        common,
-        settings,
+        choices,
         lambda system, drawing: system.text_diff(image, to, theta=thetas, **told, **drawing),
         Names(stem, [f"{stem}-{theta:g}" for theta in thetas], len(thetas), gif),
     )
@@ -175,8 +146,7 @@ def reconstruct(
     prompt: str = "",
     latent: Path | None = None,
     gif: bool = False,
-    common: Shared = Common(),
-    settings: Chosen = Settings(),
+    choices: Chosen = Choices(),
 ) -> None:
     """Draw a picture again from its latent pair, or from some principal components of its embedding.
 
@@ -212,4 +182,4 @@ def reconstruct(
         return system.reconstruct(found, None, prompt, seed, **drawing)
 
     one = [f"{stem}-{count}" for count in components] if components else [stem]
-    draw(common, settings, make, Names(stem, one, len(one), gif))
+    draw(choices, make, Names(stem, one, len(one), gif))

@@ -5,8 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from unclip.cli.drawing import Common, Names, draw
-from unclip.settings import Settings
+from unclip.cli.drawing import Choices, Common, Names, draw
 
 
 def replay(
@@ -28,8 +27,7 @@ def replay(
 
     recipe = read_recipe(image)
     draw(
-        common,
-        Settings(),
+        Choices(common=common),
         lambda system, how: system.replay(recipe, source, batch=how["batch"], on_step=how["on_step"]),
         Names(image.stem, [f"{image.stem}-replay"]),
     )

@@ -6,13 +6,12 @@ images per second of each stage's training step, and start-up times of whole pro
 
 import dataclasses
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from unclip.conditioning import decoder_cond, read
 from unclip.config import build, read_toml
 from unclip.devices import pick_device
 from unclip.diffusion.process import Process
+from unclip.errors import UnclipError
 from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
@@ -133,19 +133,29 @@ def startup(repeats: int) -> None:
     """Whole processes, from the shell's point of view."""
     print("start-up:")
     bare = ["-c", "pass"]
-    for title, words in (
-        ("python", bare),
-        ("unclip --help", ["-m", "unclip", "--help"]),
-        ("import unclip.system", ["-c", "import unclip.system"]),
-    ):
-        walls, cpus = [], []
-        for _ in range(repeats):
-            wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            walls.append(time.perf_counter() - wall)
-            cpus.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        print(f"  {title:22} {statistics.median(walls):6.2f} s  {statistics.median(cpus):6.2f} CPU s")
+    drawn = ["-m", "unclip", "generate", CAPTION, "-n", "1", "--seed", "0", "--device", "cpu"]
+    with tempfile.TemporaryDirectory() as folder:
+        for title, words in (
+            ("python", bare),
+            ("unclip --help", ["-m", "unclip", "--help"]),
+            ("import unclip.system", ["-c", "import unclip.system"]),
+            ("generate at 256 px", [*drawn, "--size", "256", "--out", folder]),
+            ("generate at 1024 px", [*drawn, "--size", "1024", "--out", folder]),
+        ):
+            runs = [_process(words) for _ in range(repeats)]
+            wall, cpu, memory = (statistics.median(column) for column in zip(*runs, strict=True))
+            print(f"  {title:22} {wall:6.2f} s  {cpu:6.2f} CPU s  {memory:5.2f} GB at most")
+
+
+def _process(words: Sequence[str]) -> tuple[float, float, float]:
+    """Seconds, CPU seconds and the most memory, in GB, of a Python process. Raises UnclipError when it fails."""
+    wall, silent = time.perf_counter(), subprocess.DEVNULL
+    process = subprocess.Popen([sys.executable, *words], stdout=silent, stderr=silent)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here, not by subprocess
+    if process.returncode:
+        raise UnclipError(f"{' '.join(words)}: failed with exit code {process.returncode}")
+    return time.perf_counter() - wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6
 
 
 def _stage(folder: Path, name: str, clip: Path, device: torch.device) -> tuple[nn.Module, Any, int]:

@@ -3,7 +3,6 @@
 import io
 import json
 import random
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from stages.shards import Raw
 from unclip import images
 
+FORMATS = ("PNG", "JPEG", "WEBP")
 PICTURES = ("png", "jpg", "jpeg", "webp")
 # rows per caption: all but image_emb
 ARRAYS = ("image_emb", "text_emb", "text_hidden", "text_mask")
@@ -90,18 +89,7 @@ def _picture(raw: Raw, size: int | None) -> Float[Tensor, "3 h w"]:
     data = next((raw[suffix] for suffix in PICTURES if suffix in raw), None)
     if data is None:
         raise ValueError("no picture")
-    with warnings.catch_warnings():
-        # between one and two times its limit of pixels Pillow only warns
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image = ImageOps.exif_transpose(Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")))
-        except UnidentifiedImageError:
-            # its own message holds a memory address, and would make two equal runs differ
-            raise ValueError("its picture is no PNG, JPEG or WebP") from None
-    if image.mode.startswith("I"):
-        # 16-bit grey, which Pillow would clip at 255 instead of scaling
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    pixels = images.to_tensor(image)
+    pixels = images.to_tensor(images.open_image(io.BytesIO(data), "its picture", FORMATS))
     return pixels if size is None else images.square(pixels[None], size)[0].clamp(-1, 1)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.images import square, to_tensor
 from unclip.latents import Latent, Pca
+from unclip.sources import source
 
 from .systems import CAPTIONS, SIZES, D
 
@@ -165,6 +166,63 @@ def test_recipes_replay(system, pictures, tmp_path):
     for picture in made:
         recipe = json.loads(json.dumps(picture.recipe))
         assert apart(next(system.replay(recipe)), picture) <= 1, recipe["command"]
+
+
+def soft(size):
+    """A mask with grey edges."""
+    mask = Image.new("L", size, 0)
+    mask.paste(255, (0, 0, 8, 8))
+    mask.paste(100, (8, 0, 10, 8))
+    return mask
+
+
+def transparent(size):
+    """A mask that is clear where to paint."""
+    mask = Image.new("RGBA", size, (10, 20, 30, 255))
+    mask.paste((0, 0, 0, 0), (0, 0, 8, 8))
+    return mask
+
+
+def opaque(size):
+    """A black and white mask that was saved with an alpha channel of no use."""
+    mask = Image.new("RGBA", size, (0, 0, 0, 255))
+    mask.paste((255, 255, 255, 255), (0, 0, 8, 8))
+    return mask
+
+
+@pytest.mark.parametrize("make", [soft, transparent, opaque])
+def test_masks_of_all_kinds_paint_the_same_and_replay(system, pictures, tmp_path, make):
+    pictures[0].save(tmp_path / "x.png")
+    make(pictures[0].size).save(tmp_path / "mask.png")
+    plain = Image.new("L", pictures[0].size, 0)
+    plain.paste(255, (0, 0, 8, 8))
+    one, other = (
+        next(system.inpaint(tmp_path / "x.png", mask, "a cube", seeds=[2], rounds=2, **SMALL))
+        for mask in (tmp_path / "mask.png", plain)
+    )
+    assert apart(one, other) == 0
+    assert apart(next(system.replay(one.recipe)), one) <= 1
+
+
+def test_pictures_in_memory_are_read_as_files_are(tmp_path):
+    deep = Image.fromarray(np.arange(0, 64 * 1000, 1000, dtype=np.uint16).reshape(8, 8))
+    turned, exif = Image.fromarray(np.arange(96, dtype=np.uint8).reshape(4, 8, 3)), Image.Exif()
+    exif[0x0112] = 6
+    deep.save(tmp_path / "deep.png")
+    turned.save(tmp_path / "turned.png", exif=exif)
+    for name in ("deep.png", "turned.png"):
+        file = tmp_path / name
+        assert torch.equal(source(Image.open(file)).pixels, source(file).pixels)
+    assert source(Image.open(tmp_path / "turned.png")).pixels.shape == (3, 8, 4)
+
+
+def test_a_latent_is_decoded_as_its_picture_is(system, pictures):
+    latent = system.invert(pictures[0], CAPTIONS[0], steps=5)
+    how = {"size": SIZES[0], "steps": 5}
+    (by_picture,) = system.generate(CAPTIONS[0], [7], init=pictures[0], **how)
+    (by_latent,) = system.generate(CAPTIONS[0], [7], init=latent, **how)
+    assert by_latent.recipe["settings"] == by_picture.recipe["settings"]
+    assert apart(by_picture, by_latent) == 0
 
 
 def test_replays_refuse_other_sources_and_other_weights(system, pictures, tmp_path):

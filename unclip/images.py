@@ -1,5 +1,6 @@
 """PIL and uint8 on one side, float32 NCHW in [-1, 1] on the other; resizing, grids, and recipes inside PNGs."""
 
+import io
 import json
 import math
 import os
@@ -63,25 +64,34 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2
     return sheet
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """The picture in a file, upright. Raises UnclipError when there is none, or one that cannot be read."""
+def open_image(file: str | Path | io.BytesIO, where: str = "", formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """The picture in a file, `upright`. Raises UnclipError, which begins with `where` (default: the file's name)."""
+    where = where or str(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # up to twice its limit Pillow only warns
-            image = Image.open(path, formats=FORMATS)
-            image.load()
-        image = ImageOps.exif_transpose(image)
+            image = Image.open(file, formats=formats)
     except FileNotFoundError:
-        raise UnclipError(f"{path}: no such picture") from None
+        raise UnclipError(f"{where}: no such picture") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise UnclipError(f"{path}: more than {most} million pixels; make it smaller first") from None
-    except UnidentifiedImageError:
-        raise UnclipError(f"{path}: not a readable picture: no {', '.join(FORMATS)} file") from None
+        most = f"{Image.MAX_IMAGE_PIXELS or 0:,}"
+        raise UnclipError(f"{where}: more than {most} pixels (a decompression bomb?); make it smaller first") from None
+    except UnidentifiedImageError:  # its own message holds a memory address, and would make two equal runs differ
+        raise UnclipError(f"{where}: not a readable picture: no {', '.join(formats)} file") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise UnclipError(f"{path}: not a readable picture: {error}") from None
+        raise UnclipError(f"{where}: not a readable picture: {error}") from None
+    return upright(image, where)
+
+
+def upright(image: Image.Image, where: str = "the picture") -> Image.Image:
+    """A picture read whole, turned as its EXIF says, of 8 bits a channel. Raises UnclipError if it is damaged."""
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:  # noqa: BLE001 (a damaged file can fail in any way, its EXIF in more)
+        raise UnclipError(f"{where}: not a readable picture: {error}") from None
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255 instead of scaling
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     return image
 
 

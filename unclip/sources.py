@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.errors import UnclipError
-from unclip.images import open_image, to_tensor
+from unclip.images import open_image, to_tensor, upright
 from unclip.latents import Latent
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -71,7 +71,7 @@ def source(given: Given) -> Source:
             raise UnclipError(f"a tensor of shape {list(given.shape)}: expected one image embedding, [d]")
         return Source(image_emb=given.detach().float().cpu())
     if isinstance(given, Image.Image):
-        return Source(pixels=to_tensor(given))
+        return Source(pixels=to_tensor(upright(given)))
     suffix = Path(given).suffix.lower()
     if isinstance(given, str) and suffix not in (*PICTURES, *LATENTS):
         return Source(text=given)
@@ -88,17 +88,17 @@ def picture(given: Given) -> Source:
     return found
 
 
-def mask_source(given: Image.Image | Path | str) -> Source:
-    """A mask as a picture that is white where it was white or, if it has transparency, transparent: what is to be painted.
+def mask_source(given: Given) -> Source:
+    """A mask as a picture that is white where it was white or, if any of it is, transparent: what is to be painted.
 
     Raises UnclipError for a mask without any such pixel.
     """
-    image = given if isinstance(given, Image.Image) else open_image(given)
-    where = "mask" if isinstance(given, Image.Image) else str(given)
-    if image.has_transparency_data:
-        paint = to_tensor(image.convert("RGBA").getchannel("A"))[:1] < 0
-    else:
-        paint = to_tensor(image.convert("L"))[:1] > 0
+    if not isinstance(given, Image.Image | str | Path):
+        raise UnclipError("a mask is a picture or the path of one; a latent or an embedding is neither")
+    where = "the mask" if isinstance(given, Image.Image) else str(given)
+    image = upright(given, where) if isinstance(given, Image.Image) else open_image(given)
+    alpha = to_tensor(image.convert("RGBA").getchannel("A"))[:1]
+    paint = alpha < 0 if bool((alpha < 1).any()) else to_tensor(image.convert("L"))[:1] > 0
     if not paint.any():
         raise UnclipError(f"{where}: the mask is empty; make white what is to be painted anew")
     pixels = torch.where(paint, 1.0, -1.0).expand(3, -1, -1)

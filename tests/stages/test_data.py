@@ -175,7 +175,7 @@ def test_damage_is_skipped_counted_and_explained(folder: Path, workers: int) -> 
     epochs = min(state["epoch"] for state in found[-1].position["streams"])
     assert 3 * epochs <= found[-1].skipped <= 3 * (epochs + 2)
     reasons = {str(batch.reason) for batch in found}
-    assert any(reason.startswith("00000.tar: sample 002: its picture is no") for reason in reasons)
+    assert any(reason.startswith("00000.tar: sample 002: its picture: not a readable picture") for reason in reasons)
     assert any(reason.startswith("00003.tar: unexpected end of data; 3 usable samples") for reason in reasons)
     assert [batch.skipped for batch in found] == sorted(batch.skipped for batch in found)
 
@@ -225,7 +225,7 @@ def test_nothing_but_damage_is_an_error_and_no_loop(tmp_path: Path, workers: int
     with pytest.raises(UnclipError) as error:
         take(1, plain(tmp_path, workers=workers))
     assert "none of the 2 shards holds a good sample" in str(error.value)
-    assert "its picture is no" in str(error.value)
+    assert "its picture: not a readable picture" in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -150,7 +150,7 @@ def test_damaged_samples_are_counted_and_said(lab: Any, tmp_path: Path, capsys: 
     assert skipped[-1] >= 4
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert "samples skipped so far, the last because: 0000" in said[-1]
-    assert said[-1].endswith("its picture is no PNG, JPEG or WebP")
+    assert said[-1].endswith("its picture: not a readable picture: no PNG, JPEG, WEBP file")
 
 
 def test_what_tensorboard_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

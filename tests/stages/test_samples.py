@@ -100,8 +100,8 @@ def test_pictures_are_resized_and_cropped_to_the_centre() -> None:
 
 DAMAGE = {
     "no picture file": ({"png": None}, "no picture"),
-    "no picture at all": ({"png": b"nothing"}, "no PNG, JPEG or WebP"),
-    "another format": ({"png": picture(Image.new("RGB", (4, 4)), "GIF")}, "no PNG, JPEG or WebP"),
+    "no picture at all": ({"png": b"nothing"}, "no PNG, JPEG, WEBP file"),
+    "another format": ({"png": picture(Image.new("RGB", (4, 4)), "GIF")}, "no PNG, JPEG, WEBP file"),
     "cut picture": ({"png": picture(Image.effect_noise((40, 40), 50))[:-400]}, "truncated"),
     "no caption": ({"txt": None, "json": None}, "no caption"),
     "blank captions": ({"json": b'{"captions": ["", " "]}'}, "no caption"),

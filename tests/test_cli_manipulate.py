@@ -83,6 +83,23 @@ def test_a_latent_is_saved_and_drawn_from(call, image, tmp_path):
     assert one_line(err)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("l.lat", SMALL), ("l.safetensors", ("--size", 17)), ("l.safetensors", ("--components", 4))]
+)
+def test_no_latent_is_left_by_a_mistake(call, image, tmp_path, name, words):
+    code, _, err = call("reconstruct", image, "--latent", tmp_path / name, *words)
+    assert code == 1
+    assert one_line(err), err
+    assert not (tmp_path / name).exists()
+
+
+def test_a_picture_of_a_saved_latent_replays(call, cli, folder, image, tmp_path):  # noqa: F811
+    code, out, err = call("reconstruct", image, "--latent", tmp_path / "x.safetensors", *SMALL)
+    assert code == 0, err
+    code, _, err = cli("replay", out.strip(), "--out", tmp_path / "again", "--model", folder, "--device", "cpu")
+    assert code == 0, err
+
+
 def test_inpaint_replay_and_info(call, cli, folder, image, tmp_path):  # noqa: F811
     mask = Image.new("L", (50, 40), 0)
     mask.paste(255, (10, 10, 30, 30))

@@ -1,12 +1,15 @@
 """The shipped weights: each stage draws its golden, and strangers are told of."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
+from tools.world import render, sample
 from unclip.errors import UnclipWarning
 from unclip.folder import located
+from unclip.images import to_pil, to_tensor
 from unclip.system import UnCLIP
 
 from . import demo_goldens as golden
@@ -46,6 +49,16 @@ def test_a_prompt_from_outside_its_world_still_draws(demo):
     with pytest.warns(UnclipWarning, match=r"the demo weights know only the demo world .* not 'corgi', 'beach'"):
         (picture,) = demo.generate("a corgi on the beach", [0], size=64)
     assert picture.image.size == (64, 64)
+
+
+def test_inversion_and_ddim_bring_a_render_back_the_better_the_more_steps(demo):
+    image = render([sample(9, 0, "test")], 64)[0].float() / 127.5 - 1
+    errors = []
+    for steps in (10, 40, 100):
+        (again,) = demo.reconstruct(to_pil(image), steps=steps, size=64)
+        errors.append((to_tensor(again.image) - image).square().mean().item())
+    assert errors[0] > 4 * errors[1] > 4 * errors[2]
+    assert 10 * math.log10(4 / errors[1]) > 20
 
 
 def test_the_weights_are_small():

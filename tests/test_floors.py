@@ -14,7 +14,7 @@ FLOORS = [
     {"nn", "diffusion"},
     {"models", "clip", "checkpoint"},
     {"stage", "priors", "conditioning", "upsampling", "latents", "sources"},
-    {"drawing", "bench", "manipulations", "choices", "requests"},
+    {"drawing", "bench", "manipulations", "catalogue", "choices", "requests"},
     {"system", "folder", "interop"},
     {"cli", "__main__"},
 ]

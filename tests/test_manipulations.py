@@ -1,12 +1,14 @@
 """What the latent pair allows, on random nets: the ends of every path are what they should be, and recipes replay."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from unclip.drawing import Paint
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.images import square, to_tensor
 from unclip.latents import Latent, Pca
@@ -98,8 +100,6 @@ def test_a_latent_of_another_decoder_is_refused(system, pictures):
 
 
 def test_principal_components_bring_the_embedding_back(system, pictures):
-    from dataclasses import replace
-
     with pytest.raises(UnclipError, match="has no PCA"):
         next(system.reconstruct(pictures[0], [4], **SMALL))
     axes = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(0)))[0]
@@ -121,11 +121,23 @@ def test_inpainting_keeps_known_pixels_exactly_at_every_size(system, size):
     kept = square(to_tensor(image)[None], size)[0]
     painted = square(to_tensor(mask.convert("RGB"))[None], side)[0, 0] > 0
     painted = torch.nn.functional.adaptive_max_pool2d(painted[None].float(), size)[0] > 0
-    margin = torch.nn.functional.max_pool2d(painted[None].float(), 3, 1, 1)[0] > 0 if size < side else painted
+    margin = torch.nn.functional.max_pool2d(painted[None].float(), 5, 1, 2)[0] > 0 if size < side else painted
     truth = ((kept.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy().astype(int)
     same = (pixels(one) == truth).all(axis=2)
     assert same[~margin.numpy()].all()
     assert not same[painted.numpy()].all()
+
+
+@pytest.mark.parametrize("size", [8, 16, 40, 64, 100])
+def test_nothing_painted_has_a_part_in_what_is_kept(size):
+    rng = torch.Generator().manual_seed(0)
+    image, where = torch.rand(3, 40, 40, generator=rng) * 2 - 1, torch.zeros(1, 40, 40, dtype=torch.bool)
+    where[:, 10:20, 5:25] = True
+    dark, light = (Paint(torch.where(where, value, image), where, 1).at(size) for value in (-1.0, 1.0))
+    assert torch.equal(dark[1], light[1])
+    keep = dark[1].expand_as(dark[0])
+    assert torch.equal(dark[0][keep], light[0][keep])
+    assert keep.float().mean() > (0.5 if size > 8 else 0.2)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +251,77 @@ def test_replays_refuse_other_sources_and_other_weights(system, pictures, tmp_pa
         system.replay({key: value for key, value in one.recipe.items() if key != "options"})
     with pytest.warns(UnclipWarning, match="made under torch 1.0"):
         system.replay(one.recipe | {"made_by": {"torch": "1.0"}}, [pictures[0]])
+
+
+def test_a_latent_is_decoded_under_the_prompt_it_was_inverted_with(system, pictures):
+    latent = system.invert(pictures[0], CAPTIONS[0], steps=5)
+    how = {"size": SIZES[0], "steps": 5}
+    again = system.decode(latent, **how)
+    (same,) = system.vary(latent, seeds=[5], strength=0.0, **how)
+    first, _ = system.interpolate(latent, CAPTIONS[1], frames=2, **how)
+    (none,) = system.text_diff(latent, CAPTIONS[1], CAPTIONS[2], theta=0.0, **how)
+    assert [apart(one, again) <= 1 for one in (same, first, none)] == [True] * 3
+    other = system.invert(pictures[1], CAPTIONS[1], steps=5)
+    with pytest.raises(UnclipError, match="different prompts"):
+        next(system.interpolate(latent, other, **how))
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda s, x: next(s.generate("a cube", [0], init=torch.randn(5))), "embedding of 5 numbers; expected 16"),
+        (lambda s, x: next(s.generate("a cube", [0], init=torch.full((D,), torch.nan))), "finite"),
+        (lambda s, x: s.decode(Latent(torch.ones(D), torch.ones(3, 8, 8))), r"x_T is \[3, 8, 8\]"),
+        (lambda s, x: s.decode(Latent(torch.ones(D), torch.full((3, 16, 16), torch.inf))), "finite"),
+        (lambda s, x: s.text_diff(x, "a cube", theta=[]), "nothing to draw"),
+        (lambda s, x: s.reconstruct(x, components=[]), "nothing to draw"),
+        (lambda s, x: s.interpolate(x, "a \udcff cube"), "not valid Unicode"),
+        (lambda s, x: s.vary("a red cube"), "no such picture"),
+        (lambda s, x: s.vary(torch.ones(D)), "expected a picture or a latent"),
+        (lambda s, x: s.generate("a cube", [0], init="nosuch"), "no such picture"),
+        (lambda s, x: s.inpaint(x, torch.ones(D), "a cube"), "a mask is a picture"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(system, pictures, call, told):
+    with pytest.raises(UnclipError, match=told):
+        call(system, pictures[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sources": None}, "damaged: 'sources'"),
+        ({"sources": [3]}, "damaged: 'sources'"),
+        ({"settings": [1]}, "damaged: 'settings'"),
+        ({"settings": {"batch": 3}}, "unknown key 'batch'"),
+        ({"command": ["vary"]}, "damaged: 'command'"),
+        ({"command": "paint"}, "command is 'paint'"),
+        ({"system": []}, "damaged: 'system'"),
+        ({"sources": []}, "0 sources given, expected 1"),
+        ({"sources": [{"image_emb": "?"}]}, "not base64"),
+        ({"options": {"strenght": 1.0}}, "did you mean 'strength'"),
+    ],
+)
+def test_damaged_recipes_are_one_line(system, pictures, changes, told):
+    (one,) = system.vary(pictures[0], seeds=[5], **SMALL)
+    with pytest.raises(UnclipError, match=told):
+        system.replay(one.recipe | changes, [pictures[0]] if "options" in changes else None)
+
+
+def test_a_replay_under_other_sampling_is_refused(system, pictures):
+    (one,) = system.vary(pictures[0], seeds=[5], **SMALL)
+    sampling = one.recipe["sampling"] | {"decoder": one.recipe["sampling"]["decoder"] | {"spacing": "linspace"}}
+    with pytest.raises(UnclipError, match=r"samples otherwise \(decoder.spacing\)"):
+        system.replay(one.recipe | {"sampling": sampling}, [pictures[0]])
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "trailing", "quadratic"])
+def test_the_plan_counts_inversions_of_any_spacing(system, pictures, spacing):
+    counted = []
+    able = replace(system, decoder=system.decoder.at(spacing=spacing))
+    made = able.reconstruct(pictures[0], steps=6, size=SIZES[0], on_step=lambda name, step: counted.append(name))
+    next(made)
+    assert counted.count("inversion") == made.plan["inversion"]
 
 
 def test_the_plan_of_a_manipulation_is_what_happens(system, pictures):

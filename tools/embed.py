@@ -95,6 +95,8 @@ def components(embedded: Path, faults: Faults) -> Pca:
     found = find(str(embedded), "OUT")
     for number in range(len(found.paths)):
         rows = [raw["image_emb.npy"] for raw in read(found, [number], ("image_emb.npy",), faults)]
+        if not rows:
+            continue
         emb = torch.stack([torch.from_numpy(np.load(io.BytesIO(row), allow_pickle=False)) for row in rows]).double()
         count, total, products = count + len(emb), total + emb.sum(dim=0), products + emb.T @ emb
     return fit_pca(count, total, products)

@@ -55,7 +55,7 @@ class Bench:
         if source.latent is not None:
             return self._checked(source.latent).image_emb
         if source.image_emb is not None:
-            return source.image_emb
+            return self._fitting(source.image_emb)
         if source.text is not None:
             return self.parts.prior.draw(read(self.parts.clip, [source.text]), [seed], self.on_step)[0]
         assert source.pixels is not None
@@ -79,4 +79,16 @@ class Bench:
                 raise UnclipError(
                     f"the latent was made with another {role} ({theirs[:12]}, here {mine[:12]}); use that one"
                 )
+        self._fitting(latent.image_emb)
+        wanted = (3, *[self.parts.decoder.net.config.size] * 2)
+        if tuple(latent.x_T.shape) != wanted or not latent.x_T.isfinite().all():
+            raise UnclipError(f"the latent's x_T is {list(latent.x_T.shape)}; expected finite numbers, {list(wanted)}")
         return latent
+
+    def _fitting(self, emb: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+        wanted = self.parts.decoder.net.config.image_emb
+        if len(emb) != wanted or not emb.isfinite().all():
+            raise UnclipError(
+                f"an image embedding of {len(emb)} numbers; expected {wanted} finite ones, as this CLIP makes"
+            )
+        return emb

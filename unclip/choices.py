@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from unclip.bench import INVERSION
+from unclip.catalogue import draws
 from unclip.drawing import Parts
 from unclip.errors import UnclipError, UnclipWarning
-from unclip.manipulations import Inpainting, Manipulation, draws
+from unclip.manipulations import Inpainting, Manipulation
 from unclip.priors import EmbeddingPrior
 from unclip.settings import Settings
 from unclip.sources import Source
@@ -67,10 +68,12 @@ def plan(
     prompted = any(None in draws(one, given) for one, _ in made)
     texts = {(id(source), seed) for one, seed in made for source in draws(one, given) if source is not None}
     away = bool(settings.negative) and settings.guidance != 1
-    times = len(batches) * (prompted + away) + len(texts)
+    drawn = len(batches) * (prompted + away) + len(texts)
     rounds = made[0][0].rounds if isinstance(made[0][0], Inpainting) else 1
-    steps = {INVERSION: len(inverted) * parts.decoder.sampling.steps}
-    steps |= {name: times * number for name, number in parts.prior.steps.items()}
+    how = parts.decoder.sampling
+    times = parts.decoder.process.schedule.times(how.steps, how.spacing)
+    steps = {INVERSION: len(inverted) * sum(t > 1 for t in times)}
+    steps |= {name: drawn * number for name, number in parts.prior.steps.items()}
     steps[parts.decoder.name] = len(batches) * _taken(parts.decoder, rounds)
     for stage in parts.upsamplers:
         chunks = sum(-(-size // chunk_size(batch, stage)) for size in batches)

@@ -14,6 +14,7 @@ from torch import Tensor
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.diffusion.inpainting import Known
+from unclip.errors import UnclipError
 from unclip.images import resize, square, to_pil
 from unclip.models.decoder import Decoder, DecoderCond
 from unclip.models.upsampler import Upsampler
@@ -44,11 +45,32 @@ class Paint:
 
     def at(self, size: int) -> tuple[Float[Tensor, "1 3 s s"], Bool[Tensor, "1 1 s s"]]:
         """The picture and what to keep of it, at another size: no pixel that a painted one had a part in is kept."""
-        pixels = resize(self.pixels[None], size).clamp(-1, 1)
-        share = F.adaptive_max_pool2d(self.paint[None].float(), size)
-        if size < self.paint.shape[-1]:  # the bicubic kernel reaches beyond its own pixels
-            share = F.max_pool2d(share, 3, stride=1, padding=1)
-        return pixels, share == 0
+        pixels, painted, side = (
+            resize(self.pixels[None], size).clamp(-1, 1),
+            self.paint[None].float(),
+            self.paint.shape[-1],
+        )
+        # the bicubic kernel reaches two pixels far, on the coarser of the two grids
+        painted = F.max_pool2d(painted, 5, stride=1, padding=2) if size > side else painted
+        painted = F.adaptive_max_pool2d(painted, size)
+        painted = F.max_pool2d(painted, 5, stride=1, padding=2) if size < side else painted
+        return pixels, painted == 0
+
+
+def paint(image: Float[Tensor, "3 h w"], where: Bool[Tensor, "1 h2 w2"], rounds: int) -> Paint:
+    """The centre squares of a picture and of its mask. Raises UnclipError when they differ in size."""
+    if image.shape[1:] != where.shape[1:]:
+        given, other = ("x".join(map(str, reversed(x.shape[1:]))) for x in (where, image))
+        raise UnclipError(f"the mask has {given} pixels, the picture {other}; give a mask of the picture's size")
+    inside = centred(where.float())  # a square of the same size: nothing is resized
+    if not inside.any():
+        raise UnclipError("the mask is empty within the picture's centre square, which is what is drawn")
+    return Paint(centred(image), inside > 0, rounds)
+
+
+def centred(pixels: Float[Tensor, "c h w"]) -> Float[Tensor, "c s s"]:
+    """The centre square."""
+    return square(pixels[None], min(pixels.shape[-2:]))[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,11 +151,6 @@ def noise_of(stage: Stage[Decoder], seeds: Sequence[int]) -> Noise:
     """The noise of the decoder's pictures with these seeds."""
     size = stage.net.config.size
     return stream(stage.name, seeds, (3, size, size), stage.device)
-
-
-def centred(pixels: Float[Tensor, "c h w"]) -> Float[Tensor, "c s s"]:
-    """The centre square."""
-    return square(pixels[None], min(pixels.shape[-2:]))[0]
 
 
 def unconditional(

@@ -118,10 +118,7 @@ def open_parts(folder: str | Path, device: torch.device, dtype: torch.dtype) -> 
         opened = stage(f"upsampler {file}", file, Upsampler, change)
         upsamplers.append(replace(opened, name=f"upsampler-{opened.net.config.size}"))
     pca = Pca.load(folder / system.pca) if system.pca else None
-    if pca and pca[1].parents.get("clip") != clip.fingerprint and not system.allow_mixed_clip:
-        raise UnclipError(
-            f"{folder / str(system.pca)}: of another CLIP's embeddings; fit it again (python -m tools.embed)"
-        )
+    headers |= {"pca": pca[1]} if pca else {}
     parts = Parts(system, clip, prior, decoder, tuple(upsamplers), headers, pca and pca[0])
     _check(parts, folder)
     return parts

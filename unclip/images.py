@@ -129,6 +129,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     if text is None:
         raise UnclipError(f"{path}: holds no recipe; only PNGs that unclip wrote, and nobody saved again, do")
     try:
-        return json.loads(text)
-    except ValueError:
-        raise UnclipError(f"{path}: its recipe is damaged") from None
+        recipe = json.loads(text)
+    except (TypeError, ValueError):
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise UnclipError(f"{path}: its recipe is damaged")
+    return recipe

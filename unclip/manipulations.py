@@ -2,28 +2,25 @@
 
 A manipulation is plain data, so that a recipe can hold it and `unclip replay` can do it again; `start` makes of it, of
 the sources and of a seed the starting point that is then drawn like any other. To add one, write a class and name it
-in MANIPULATIONS.
+in the catalogue.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from unclip.bench import Bench
 from unclip.config import Natural, NonNegativeFloat, Positive, Share, config
-from unclip.drawing import Paint, Start, centred
+from unclip.drawing import Start, paint
 from unclip.errors import UnclipError
 from unclip.latents import blend, difference, slerp, towards
 from unclip.sources import Source
 
 DUMMY = "a picture"
 """The caption that stands for a picture's own in text differences; the paper's is "a photo", which here names a style."""
-
-FAITHFUL: dict[str, Any] = {"sampler": "ddim", "steps": 250, "guidance": 1.0, "threshold": "none"}
-"""How a latent pair is decoded so that its picture comes back: guidance and clipping lead away from DDIM's path."""
 
 
 @runtime_checkable
@@ -78,7 +75,7 @@ class Variation:
         if self.strength == 1:
             return Start(self.prompt, seed, bench.image_emb(one))
         own = bench.latent(one, self.prompt)
-        return Start(self.prompt, seed, own.image_emb, _mixed(own.x_T, bench.noise(seed), self.strength))
+        return Start(self.prompt or own.prompt, seed, own.image_emb, _mixed(own.x_T, bench.noise(seed), self.strength))
 
 
 @config
@@ -103,8 +100,14 @@ class Interpolation:
         emb = slerp(bench.image_emb(a, seed), bench.image_emb(b, seed).to(bench.image_emb(a, seed)), self.share)
         if self.noise == "fixed":
             return Start(self.prompt, seed, emb)
+        own = [bench.latent(one, self.prompt) for one in (a, b) if one.invertible]
+        told = {self.prompt or one.prompt for one in own} or {self.prompt}
+        if len(told) > 1:
+            raise UnclipError(
+                f"latents inverted under different prompts, {sorted(told)}; give --prompt, or invert anew"
+            )
         x_a, x_b = (bench.latent(one, self.prompt).x_T if one.invertible else bench.noise(seed) for one in (a, b))
-        return Start(self.prompt, seed, emb, _mixed(x_a, x_b, self.share))
+        return Start(told.pop(), seed, emb, _mixed(x_a, x_b, self.share))
 
 
 @config
@@ -139,9 +142,10 @@ class TextDifference:
 
     def start(self, bench: Bench, sources: Sequence[Source], seed: int) -> Start:
         """The embedding turned towards the difference, and the picture's noise."""
+        way = difference(bench.text_emb(self.target), bench.text_emb(self.source))
         own = bench.latent(sources[0], self.prompt)
-        way = difference(bench.text_emb(self.target), bench.text_emb(self.source)).to(own.image_emb)
-        return Start(self.prompt, seed, towards(own.image_emb, way, self.theta), own.x_T)
+        emb = towards(own.image_emb, way.to(own.image_emb), self.theta)
+        return Start(self.prompt or own.prompt, seed, emb, own.x_T)
 
 
 @config
@@ -187,42 +191,6 @@ class Inpainting:
         assert image is not None
         assert mask is not None
         return Start(self.prompt, seed, paint=paint(image, mask[:1] > 0, self.rounds))
-
-
-def paint(image: Float[Tensor, "3 h w"], where: Bool[Tensor, "1 h2 w2"], rounds: int) -> Paint:
-    """The centre squares of a picture and of its mask. Raises UnclipError when they differ in size."""
-    if image.shape[1:] != where.shape[1:]:
-        given, other = ("x".join(map(str, reversed(x.shape[1:]))) for x in (where, image))
-        raise UnclipError(f"the mask has {given} pixels, the picture {other}; give a mask of the picture's size")
-    inside = centred(where.float())  # a square of the same size: nothing is resized
-    if not inside.any():
-        raise UnclipError("the mask is empty within the picture's centre square, which is what is drawn")
-    return Paint(centred(image), inside > 0, rounds)
-
-
-def usual(one: Manipulation, sources: Sequence[Source]) -> dict[str, Any]:
-    """The settings a manipulation is drawn under unless others are asked for."""
-    if isinstance(one, Inpainting):
-        return {"sampler": "ddim", "eta": 1.0}
-    return FAITHFUL if one.inverts(sources) else {}
-
-
-def draws(one: Manipulation, sources: Sequence[Source]) -> list[Source | None]:
-    """What the prior draws an embedding for: texts among the sources, or (None) the prompt."""
-    if isinstance(one, Inpainting) or (isinstance(one, Generation) and not sources):
-        return [None]
-    return [source for source in sources if source.text is not None]
-
-
-MANIPULATIONS: Mapping[str, type[Any]] = {
-    "generate": Generation,
-    "vary": Variation,
-    "interpolate": Interpolation,
-    "blend": Blend,
-    "edit": TextDifference,
-    "reconstruct": Reconstruction,
-    "inpaint": Inpainting,
-}
 
 
 def _mixed(a: Float[Tensor, "c h w"], b: Float[Tensor, "c h w"], share: float) -> Float[Tensor, "c h w"]:

@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex
 import torch
 
 from unclip.errors import UnclipError, UnclipWarning
-from unclip.sources import Given, Source, check_source, mask_source, restored, source
+from unclip.sources import Given, Source, check_source, check_text, mask_source, restored, source
 from unclip.version import VERSION
 
 Seeds = Iterable[SupportsIndex]
@@ -40,12 +40,6 @@ def pairs(prompts: str | Sequence[str], seeds: Seeds | None) -> list[tuple[str, 
     return list(zip(words, found, strict=True))
 
 
-def check_text(text: str) -> None:
-    """Raises UnclipError for what no tokenizer can read."""
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UnclipError("a prompt is not valid Unicode text; give it in the encoding of your terminal, usually UTF-8")
-
-
 def recipe_sources(recipe: Mapping[str, Any], given: Sequence[Given] | None) -> list[Source]:
     """The sources that a recipe names, from where they were or from `given`. Raises UnclipError when they are others."""
     told = recipe.get("sources", [])
@@ -67,11 +61,27 @@ def recipe_sources(recipe: Mapping[str, Any], given: Sequence[Given] | None) -> 
     return found
 
 
-def check_recipe(recipe: Mapping[str, Any], commands: Collection[str]) -> None:
-    """Raises UnclipError when a recipe is none of this version's."""
-    missing = [key for key in ("command", "seed", "settings", "options", "sources") if key not in recipe]
+FIELDS = {
+    "command": str,
+    "seed": int,
+    "settings": dict,
+    "options": dict,
+    "sources": list,
+    "sampling": dict,
+    "system": dict,
+}
+
+
+def check_recipe(recipe: Any, commands: Collection[str]) -> None:
+    """Raises UnclipError when a recipe is damaged, or none of this version's."""
+    if not isinstance(recipe, Mapping):
+        raise UnclipError("the recipe is damaged: expected a table")
+    missing = [key for key in FIELDS if key not in recipe]
     if missing:
         raise UnclipError(f"the recipe has no {missing[0]!r}; it was written by another version of unclip")
+    wrong = [key for key, kind in FIELDS.items() if not isinstance(recipe[key], kind)]
+    if wrong or not all(isinstance(one, dict) for one in recipe["sources"]):
+        raise UnclipError(f"the recipe is damaged: {(wrong or ['sources'])[0]!r} is of the wrong kind")
     if recipe["command"] not in commands:
         raise UnclipError(f"the recipe's command is {recipe['command']!r}; this version knows {', '.join(commands)}")
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,24 @@ from unclip.errors import UnclipError
 from unclip.images import open_image, to_tensor, upright
 from unclip.latents import Latent
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+PICTURES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".jfif",
+    ".heic",
+    ".avif",
+)
 LATENTS = (".safetensors",)
 Given = Image.Image | Path | str | Latent | Tensor
-"""A picture or its path, a latent pair or its path, an image embedding [d], or a text: a string without such a suffix."""
+"""A picture or its path, a latent pair or its path, an image embedding [d], or a text: a string that names no file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,19 +88,39 @@ def source(given: Given) -> Source:
     if isinstance(given, Image.Image):
         return Source(pixels=to_tensor(upright(given)))
     suffix = Path(given).suffix.lower()
-    if isinstance(given, str) and suffix not in (*PICTURES, *LATENTS):
+    if isinstance(given, str) and suffix not in (*PICTURES, *LATENTS) and not os.path.isfile(given):
+        check_text(given)
         return Source(text=given)
     if suffix in LATENTS:
         return Source(latent=Latent.load(given), where=str(given))
     return Source(pixels=to_tensor(open_image(given)), where=str(given))
 
 
+def opened(given: Given) -> Source:
+    """A picture, latent or embedding; a string is a path, whatever it ends in. Raises UnclipError for what is none."""
+    return source(Path(given) if isinstance(given, str) else given)
+
+
 def picture(given: Given) -> Source:
     """A picture, whatever its file is called. Raises UnclipError for anything else."""
-    found = source(Path(given) if isinstance(given, str) else given)
+    found = opened(given)
     if found.pixels is None:
         raise UnclipError(f"{given if isinstance(given, str | Path) else 'a latent'}: expected a picture")
     return found
+
+
+def invertible(given: Given) -> Source:
+    """A picture or a latent. Raises UnclipError for anything else."""
+    found = opened(given)
+    if not found.invertible:
+        raise UnclipError("an embedding alone: expected a picture or a latent")
+    return found
+
+
+def check_text(text: str) -> None:
+    """Raises UnclipError for what no tokenizer can read."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UnclipError("a prompt is not valid Unicode text; give it in the encoding of your terminal, usually UTF-8")
 
 
 def mask_source(given: Given) -> Source:
@@ -109,7 +144,11 @@ def restored(told: Mapping[str, Any]) -> Source:
     """The source that a recipe holds itself: a text or an embedding."""
     if "text" in told:
         return Source(text=told["text"])
-    return Source(image_emb=torch.from_numpy(np.frombuffer(base64.b64decode(told["image_emb"]), np.float32).copy()))
+    try:
+        values = np.frombuffer(base64.b64decode(told["image_emb"], validate=True), np.float32)
+    except (TypeError, ValueError):
+        raise UnclipError("the recipe is damaged: its image_emb is not base64 of float32 numbers") from None
+    return Source(image_emb=torch.from_numpy(values.copy()))
 
 
 def check_source(found: Source, told: Mapping[str, Any]) -> None:

@@ -7,28 +7,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
-
 from unclip import choices
 from unclip.bench import Bench
+from unclip.catalogue import FAITHFUL, MANIPULATIONS, check_sources, texts, usual
 from unclip.clip import Clip
-from unclip.config import build, to_dict
+from unclip.config import build, differences, to_dict
 from unclip.devices import pick_device, pick_dtype
 from unclip.drawing import Picture, Pictures, Start, drawn
 from unclip.errors import UnclipError
 from unclip.folder import DEMO, SystemConfig, open_parts, warn_of_strangers
 from unclip.latents import Latent, Pca, check_weights
-from unclip.manipulations import DUMMY, FAITHFUL, MANIPULATIONS, usual
+from unclip.manipulations import DUMMY
 from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
 from unclip.priors import DiffusionPrior, EmbeddingPrior, OnStep, silent
 from unclip.requests import Seeds, check_maker, check_recipe, made_by, numbers, pairs, recipe_sources
 from unclip.settings import Settings
-from unclip.sources import Given, Source, mask_source, picture, source
+from unclip.sources import Given, Source, invertible, mask_source, opened, picture, source
 from unclip.stage import Stage
-
-Job = tuple[Mapping[str, Any], int]
-"""The options of one manipulation, and the seed of the picture it is to make."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +77,7 @@ class UnCLIP:
         stands in place of what the prior would draw.
         """
         jobs = [({"prompt": word}, seed) for word, seed in pairs(prompts, seeds)]
-        return self.manipulate("generate", [] if init is None else [source(init)], jobs, batch, on_step, **settings)
+        return self.manipulate("generate", [] if init is None else [opened(init)], jobs, batch, on_step, **settings)
 
     def vary(
         self,
@@ -102,7 +98,7 @@ class UnCLIP:
         options = {"strength": strength, "prompt": prompt}
         noise: dict[str, Any] = {} if eta is None else {"eta": eta}
         jobs = [(options, seed) for seed in numbers(n, seeds)]
-        return self.manipulate("vary", [source(image)], jobs, **drawing, **noise)
+        return self.manipulate("vary", [invertible(image)], jobs, **drawing, **noise)
 
     def interpolate(
         self,
@@ -142,7 +138,7 @@ class UnCLIP:
         """The picture with what differs between two texts, a picture for each `theta` in [0, 1] (section 3.3)."""
         thetas = [theta] if isinstance(theta, int | float) else list(theta)
         jobs = [({"target": to, "source": source_text, "theta": float(one)}, 0) for one in thetas]
-        return self.manipulate("edit", [source(image)], jobs, **drawing)
+        return self.manipulate("edit", [invertible(image)], jobs, **drawing)
 
     def invert(self, image: Given, prompt: str = "", on_step: OnStep = silent, **settings: Any) -> Latent:
         """The latent pair (z_i, x_T) of a picture, by unguided DDIM inversion (section 3; 2105.05233, app. F).
@@ -154,22 +150,20 @@ class UnCLIP:
 
     def decode(self, latent: Given, eta: float = 0.0, seed: int = 0, **drawing: Any) -> Picture:
         """The picture of a latent pair, by default unguided and unclipped; `eta` adds noise of the seed's."""
-        jobs = [({}, seed)]
-        return next(self.manipulate("reconstruct", [source(latent)], jobs, **drawing, eta=eta))
+        return next(self.manipulate("reconstruct", [invertible(latent)], [({}, seed)], **drawing, eta=eta))
 
     def reconstruct(
         self, image: Given, components: Sequence[int] | None = None, prompt: str = "", seed: int = 0, **drawing: Any
     ) -> Pictures:
         """The picture from its own latent pair; or one picture per number of kept principal components (Fig. 7)."""
         kept = [{}] if components is None else [{"components": count} for count in components]
-        return self.manipulate(
-            "reconstruct", [source(image)], [(one | {"prompt": prompt}, seed) for one in kept], **drawing
-        )
+        jobs = [(one | {"prompt": prompt}, seed) for one in kept]
+        return self.manipulate("reconstruct", [invertible(image)], jobs, **drawing)
 
     def inpaint(
         self,
         image: Given,
-        mask: Image.Image | Path | str,
+        mask: Given,
         prompt: str,
         n: int = 4,
         seeds: Seeds | None = None,
@@ -186,30 +180,36 @@ class UnCLIP:
     def replay(self, recipe: Mapping[str, Any], given: Sequence[Given] | None = None, **drawing: Any) -> Pictures:
         """The one picture of a recipe again; `given` stands for the files that it names, in their order.
 
-        Raises UnclipError when the weights or the sources are others than the recipe's.
+        Raises UnclipError when the weights, the sources or the system's own sampling are others than the recipe's.
         """
         check_recipe(recipe, MANIPULATIONS)
         check_maker(recipe, self.identity.get("weights", {}), made_by(self.decoder.device, self.decoder.dtype))
-        found, jobs = recipe_sources(recipe, given), [(recipe["options"], recipe["seed"])]
-        return self.manipulate(recipe["command"], found, jobs, **drawing, **recipe["settings"])
+        chosen = build(Settings, recipe["settings"], "the recipe's settings")
+        if changed := differences(recipe["sampling"], self.at(self.resolve(chosen))._sampling):
+            raise UnclipError(
+                f"this system samples otherwise ({', '.join(changed)}); give the picture's own system.toml"
+            )
+        job = recipe["options"], recipe["seed"]
+        return self.manipulate(recipe["command"], recipe_sources(recipe, given), [job], **drawing, **to_dict(chosen))
 
     def manipulate(
         self,
         name: str,
         given: Sequence[Source],
-        jobs: Sequence[Job],
+        jobs: Sequence[tuple[Mapping[str, Any], int]],
         batch: int = 4,
         on_step: OnStep = silent,
         **settings: Any,
     ) -> Pictures:
-        """A picture for each job of the manipulation `name`, one of MANIPULATIONS; all methods above end here."""
+        """A picture for each job, which is the options of the manipulation `name` and a seed; all methods above end here."""
         if not jobs:
             raise UnclipError("nothing to draw: expected at least one picture to be asked for")
+        check_sources(name, given)
         made = [(build(MANIPULATIONS[name], options, name), seed) for options, seed in jobs]
         chosen = self.resolve(build(Settings, usual(made[0][0], given) | settings, name))
         if batch < 1:
             raise UnclipError(f"batch = {batch}: expected at least 1")
-        warn_of_strangers(self.config, [one.prompt for one, _ in made])
+        warn_of_strangers(self.config, [text for one, _ in made for text in texts(one, given)])
         system = self.at(chosen)
         bench, told = system._bench(on_step), [one.recipe for one in given]
         starts = (
@@ -220,7 +220,7 @@ class UnCLIP:
         return Pictures(pictures, choices.plan(system, chosen, made, given, batch))
 
     def resolve(self, settings: Settings) -> Settings:
-        """The settings with the system's own values where the user left them open, so that a recipe is complete."""
+        """The settings with the system's own values where the user left them open."""
         return choices.resolved(self, settings)
 
     def at(self, settings: Settings) -> "UnCLIP":
@@ -231,15 +231,19 @@ class UnCLIP:
         weights = {role: mark for role, mark in self.identity.get("weights", {}).items() if role in ("clip", "decoder")}
         return Bench(self, weights, self.pca, on_step)
 
+    @property
+    def _sampling(self) -> dict[str, Any]:
+        """How each stage samples, for recipes."""
+        return self.prior.sampling | {stage.name: to_dict(stage.sampling) for stage in (self.decoder, *self.upsamplers)}
+
     def _recipe(self, name: str, chosen: Settings, start: Start) -> dict[str, Any]:
-        stages = (self.decoder, *self.upsamplers)
         return {
             "command": name,
             "prompt": start.prompt,
             "seed": start.seed,
             **start.about,
             "settings": to_dict(chosen),
-            "sampling": self.prior.sampling | {stage.name: to_dict(stage.sampling) for stage in stages},
+            "sampling": self._sampling,
             "system": self.identity,
             "made_by": made_by(self.decoder.device, self.decoder.dtype),
         }

@@ -15,6 +15,7 @@ from tools.figures.studio import Claim, Figure, Studio, kept, names, pil, shown
 from tools.world import geometry, palette
 from tools.world.scene import Scene, Thing
 from tools.world.splits import held_out_pair
+from unclip.errors import UnclipError
 from unclip.images import to_tensor
 
 ETAS = (0.25, 0.5, 1.0)
@@ -191,7 +192,8 @@ def _told(thing: Thing) -> str:
 def components(studio: Studio) -> Figure:
     """Fig. 7: the first principal components hold what a picture shows, the later ones its details."""
     scenes, pca = studio.scenes(1), studio.system.pca
-    assert pca is not None, "the system has no PCA"
+    if pca is None:
+        raise UnclipError("the system has no PCA; name one in system.toml (pca = …), as tools.embed writes it")
     counts = [count for count in (2, 5, 10, 20, 40, 80, 160) if count < len(pca.components)] + [len(pca.components)]
     images = studio.renders(scenes)
     drawn = [studio.draw(studio.system.reconstruct, pil(image), counts) for image in images]

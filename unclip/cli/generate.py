@@ -1,12 +1,14 @@
 """`unclip generate`."""
 
+from pathlib import Path
+
 from unclip.cli.drawing import Choices, Chosen, Many, Names, Several, draw
 from unclip.cli.output import slug
 
 
 def generate(
     *prompts: str,
-    init: str | None = None,
+    init: Path | None = None,
     several: Many = Several(),
     choices: Chosen = Choices(),
 ) -> None:

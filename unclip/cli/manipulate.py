@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter, Token
 from cyclopts.types import NonNegativeInt, PositiveInt
 
 from unclip.cli.drawing import Choices, Chosen, Many, Names, Several, draw
-from unclip.cli.output import slug
+from unclip.cli.output import progress, slug
+
+if TYPE_CHECKING:
+    from unclip.drawing import Pictures
+    from unclip.system import UnCLIP
 
 
 def _listed(kind: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
@@ -165,21 +169,22 @@ def reconstruct(
     gif
         Also write an animation.
     """
+    from unclip.bench import INVERSION
     from unclip.errors import UnclipError
 
-    if latent is not None and (latent.exists() or components):
-        raise UnclipError(
-            f"--latent {latent}: it exists already, or --components leave nothing to save; give another name"
-        )
+    if latent is not None and (latent.exists() or latent.suffix != ".safetensors" or components):
+        raise UnclipError(f"--latent {latent}: expected a new file NAME.safetensors, and no --components beside it")
     stem = f"{slug(image.stem)}-reconstruction"
 
-    def make(system, drawing):
+    def make(system: "UnCLIP", drawing: dict[str, Any]) -> "Pictures":
+        found = system.reconstruct(image, components or None, prompt, seed, **drawing)
         if latent is None:
-            return system.reconstruct(image, components or None, prompt, seed, **drawing)
+            return found
+        # what makes no sense was refused by now, before anything is written; the picture is then the saved pair's
         steps = {"steps": drawing["steps"]} if "steps" in drawing else {}
-        found = system.invert(image, prompt, **steps)
-        found.save(latent)
-        return system.reconstruct(found, None, prompt, seed, **drawing)
+        with progress({INVERSION: found.plan.get(INVERSION, 0)}) as on_step:
+            system.invert(image, prompt, on_step, **steps).save(latent)
+        return system.reconstruct(latent, None, prompt, seed, **drawing)
 
     one = [f"{stem}-{count}" for count in components] if components else [stem]
     draw(choices, make, Names(stem, one, len(one), gif))

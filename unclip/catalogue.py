@@ -1,0 +1,72 @@
+"""All manipulations by name, and what is asked of each before any is drawn."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unclip.errors import UnclipError
+from unclip.manipulations import (
+    Blend,
+    Generation,
+    Inpainting,
+    Interpolation,
+    Manipulation,
+    Reconstruction,
+    TextDifference,
+    Variation,
+)
+from unclip.sources import Source
+
+FAITHFUL: dict[str, Any] = {"sampler": "ddim", "steps": 250, "guidance": 1.0, "threshold": "none"}
+"""How a latent pair is decoded so that its picture comes back: guidance and clipping lead away from DDIM's path."""
+
+
+def usual(one: Manipulation, sources: Sequence[Source]) -> dict[str, Any]:
+    """The settings a manipulation is drawn under unless others are asked for."""
+    if isinstance(one, Inpainting):
+        return {"sampler": "ddim", "eta": 1.0, "steps": 50}  # ancestral steps, of which few are too few
+    return FAITHFUL if one.inverts(sources) else {}
+
+
+def texts(one: Manipulation, sources: Sequence[Source]) -> list[str]:
+    """All that a manipulation says in words."""
+    said = [one.prompt, *(source.text for source in sources if source.text is not None)]
+    return [*said, one.target, one.source] if isinstance(one, TextDifference) else said
+
+
+def check_sources(name: str, sources: Sequence[Source]) -> None:
+    """Raises UnclipError for more or fewer sources than the manipulation called `name` takes."""
+    least, most = TAKES[name]
+    if not least <= len(sources) <= most:
+        raise UnclipError(
+            f"{name}: {len(sources)} sources given, expected {least if least == most else f'{least} to {most}'}"
+        )
+
+
+def draws(one: Manipulation, sources: Sequence[Source]) -> list[Source | None]:
+    """What the prior draws an embedding for: texts among the sources, or (None) the prompt."""
+    if isinstance(one, Inpainting) or (isinstance(one, Generation) and not sources):
+        return [None]
+    return [source for source in sources if source.text is not None]
+
+
+MANIPULATIONS: Mapping[str, type[Any]] = {
+    "generate": Generation,
+    "vary": Variation,
+    "interpolate": Interpolation,
+    "blend": Blend,
+    "edit": TextDifference,
+    "reconstruct": Reconstruction,
+    "inpaint": Inpainting,
+}
+
+
+TAKES = {
+    "generate": (0, 1),
+    "vary": (1, 1),
+    "interpolate": (2, 2),
+    "blend": (1, 1000),
+    "edit": (1, 1),
+    "reconstruct": (1, 1),
+    "inpaint": (2, 2),
+}
+"""How many sources each takes, at least and at most."""

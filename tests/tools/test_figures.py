@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 
+from tools.evaluate.stats import apart, bootstrap, mean
 from tools.figures.__main__ import FIGURES, figures
 from tools.figures.binding import spelt
 from tools.figures.latent import _changed
-from tools.figures.probe import _probed, fresh_entropy
-from tools.figures.studio import kept
+from tools.figures.probe import _probed, entropy
+from tools.figures.studio import gain, kept, more, so
 from tools.reader.reading import decoded
 from tools.reader.targets import targets
 from tools.world import render, sample
@@ -54,8 +55,8 @@ def test_a_change_is_of_one_name_and_of_no_pair_held_out(attribute):
 
 def test_a_probe_finds_what_is_there_and_no_more():
     rng = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 4, (4000,), generator=rng)
-    noise = torch.randn(4000, 8, generator=rng)
+    labels = torch.randint(0, 4, (2500,), generator=rng)
+    noise = torch.randn(2500, 8, generator=rng)
     bits, right = _probed(noise + 6 * torch.nn.functional.one_hot(labels, 8), labels, 4)
     assert bits < 0.1
     assert right > 0.95
@@ -65,11 +66,31 @@ def test_a_probe_finds_what_is_there_and_no_more():
 
 
 def test_entropies_of_small_groups_are_corrected():
-    assert fresh_entropy([["a"] * 8]) == 0
+    assert entropy(["a"] * 8) == 0
     draws = torch.randint(0, 4, (500, 8), generator=torch.Generator().manual_seed(0)).tolist()
     plain = -sum(math.log2(row.count(x) / 8) / 8 for row in draws for x in row) / len(draws)
-    corrected = fresh_entropy([list(map(str, row)) for row in draws])
+    corrected = sum(entropy(list(map(str, row))) for row in draws) / len(draws)
     assert abs(corrected - 2) < abs(plain - 2) / 2
+
+
+def test_claims_are_decided_only_beyond_their_intervals():
+    ones, none = [1.0] * 20, [0.0] * 20
+    half = [0.0, 1.0] * 10
+    assert more("", gain(ones, none)).verdict == "holds"
+    assert more("", gain(none, ones)).verdict == "fails"
+    assert more("", gain(half, half[::-1])).verdict == "undecided"
+    assert more("", gain(none, none)).verdict == "undecided"
+    assert (so("", True).verdict, so("", False).verdict) == ("holds", "fails")
+
+
+def test_a_bootstrap_of_a_mean_is_the_means_interval():
+    values = torch.randn(200, generator=torch.Generator().manual_seed(1))
+    found, known = bootstrap(lambda rows: float(values[rows].mean()), 200), mean(values.tolist())
+    assert found.value == pytest.approx(known.value, abs=1e-6)
+    assert found.high - found.low == pytest.approx(known.high - known.low, rel=0.2)
+    wide = apart(known, known)
+    assert wide.value == 0
+    assert wide.high - wide.low == pytest.approx(math.sqrt(2) * (known.high - known.low))
 
 
 @pytest.mark.slow
@@ -83,6 +104,7 @@ def test_all_figures_are_drawn_measured_and_shown(tmp_path, monkeypatch):
         (guidance, "STEPS", (2, 3)),
         (guidance, "SCALES", (1.0, 2.0)),
         (guidance, "FIXED", ("a red cube",)),
+        (latent, "VARIATIONS", 4),
         (probe, "TRAIN", 200),
         (probe, "HELD_OUT", 50),
     ):

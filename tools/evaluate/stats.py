@@ -1,8 +1,12 @@
 """Numbers with what they are worth: shares and means with 95 % confidence intervals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 Z = 1.959964  # 97.5 % of the normal distribution lies below it
 
@@ -35,6 +39,21 @@ def share(answers: Sequence[bool]) -> Estimate:
     middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     return Estimate(p, max(0.0, middle - half), min(1.0, middle + half), n, proportion=True)
+
+
+def bootstrap(statistic: Callable[[Int[Tensor, " n"]], float], n: int, rounds: int = 300) -> Estimate:
+    """A statistic of n samples, given their indices, with the interval of its percentiles over samples drawn again."""
+    rng = torch.Generator().manual_seed(0)
+    again = torch.tensor([statistic(torch.randint(n, (n,), generator=rng)) for _ in range(rounds)])
+    low, high = (float(again.quantile(q)) for q in (0.025, 0.975))
+    return Estimate(statistic(torch.arange(n)), low, high, n)
+
+
+def apart(a: Estimate, b: Estimate) -> Estimate:
+    """The difference a - b of two means of different samples, with the interval that theirs make (Welch)."""
+    half = math.hypot(a.high - a.low, b.high - b.low) / 2
+    middle = a.value - b.value
+    return Estimate(middle, middle - half, middle + half, min(a.n, b.n))
 
 
 def mean(values: Sequence[float]) -> Estimate:

@@ -75,7 +75,7 @@ def figures(
         began = time.time()
         figure = FIGURES[name](studio)
         page.save(out, name, figure, made)
-        verdicts = ", ".join("holds" if claim.holds else "fails" for claim in figure.claims)
+        verdicts = ", ".join(claim.verdict for claim in figure.claims)
         print(f"{name}: {verdicts} ({time.time() - began:.0f} s)", flush=True)
     print(page.page(out, FIGURES))
 

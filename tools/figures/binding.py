@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +14,8 @@ from tools.evaluate import draw
 from tools.evaluate.alignment import judged
 from tools.evaluate.judge import Verdict
 from tools.evaluate.prompts import Prompt, prompts
-from tools.evaluate.stats import share
-from tools.figures.studio import SEED, Claim, Figure, Studio, names, pil
+from tools.evaluate.stats import apart, mean, share
+from tools.figures.studio import SEED, Figure, Studio, gain, more, names, pil
 from tools.reader import Reading, Seen
 from tools.reader.score import matched
 from tools.world import palette, sample
@@ -52,43 +54,30 @@ def typographic(studio: Studio) -> Figure:
         "variation shows the word's shape": share(drawn_as),
     }
     claims = [
-        Claim(
-            "the word misleads CLIP's label",
-            found["CLIP's label right, with the word"].value < found["CLIP's label right, plain"].value,
-        ),
-        Claim(
-            "pictures drawn from the embedding follow the word less often than the label does",
-            sum(drawn_as) < sum(fooled),
-        ),
+        more("the word misleads CLIP's label", gain((labels[0] == truth).tolist(), (labels[1] == truth).tolist())),
+        more("pictures drawn of the embedding show the true shape more often than the word's", gain(right, drawn_as)),
     ]
-    rows = torch.cat([printed[:8], drawn[:8]])
-    return Figure(
-        "Typographic attacks (Fig. 6)",
-        {"words": found},
-        claims,
-        rows,
-        8,
-        "Rows: renders with a word on them; a variation of each.",
-    )
+    rows, told = torch.cat([printed[:8], drawn[:8]]), "Rows: renders with a word on them; a variation of each."
+    return Figure("Typographic attacks (Fig. 6)", {"words": found}, claims, rows, 8, told)
 
 
 def binding(studio: Studio) -> Figure:
     """Fig. 14, 15: which thing has which colour, from captions and from true embeddings."""
     asked = [one for one in prompts("test", 12 * studio.count, SEED) if _binds(one)][: studio.count]
-    found, rows = {}, []
+    found, rows, right = {}, [], {}
     for mode, title in BOUND.items():
         images = draw.pictures(studio.system, mode, asked)
         verdicts = [verdict["binding"] for verdict in judged(studio.reader, images, asked).verdicts]
+        right[mode] = [verdict is Verdict.RIGHT for verdict in verdicts]
         found[title] = {
-            "both right": share([verdict is Verdict.RIGHT for verdict in verdicts]),
+            "both right": share(right[mode]),
             "swapped": share([verdict is Verdict.SWAPPED for verdict in verdicts]),
         }
         rows.append(images[:8])
     paper = studio.draw(studio.system.generate, "a red cube on top of a blue cube", range(8))
     counted = Counter(_stacked(one) for one in studio.read(paper))
     found["the paper's prompt, of 8"] = {"right": counted["right"], "swapped": counted["swapped"]}
-    bound = {title: values["both right"].value for title, values in found.items() if "both right" in values}
-    claims = [Claim("unCLIP binds worse than the caption alone", bound["unCLIP"] < bound["caption only"])]
+    claims = [more("the caption alone binds better than unCLIP", gain(right["caption only"], right["unclip"]))]
     told = "Rows: unCLIP, caption only, the prior's z_i alone, the true z_i; the last is “a red cube on top of a blue cube”."
     return Figure("Binding (Fig. 14, 15)", found, claims, torch.cat([*rows, paper]), 8, told)
 
@@ -104,42 +93,48 @@ def sign(studio: Studio) -> Figure:
         scenes += [scene] if scene.sign is not None else []
         index += 1
     truth = [scene.sign.word for scene in scenes if scene.sign is not None]
-    found = {
-        "drawn": {"word read right": share([a == b for a, b in zip(spelt(drawn), words, strict=True)])},
-        "real renders": {
-            "word read right": share([a == b for a, b in zip(spelt(studio.renders(scenes)), truth, strict=True)])
-        },
-        "chance": {"word read right": 1 / len(palette.WORDS)},
+    read = {
+        "drawn": [a == b for a, b in zip(spelt(drawn), words, strict=True)],
+        "real renders": [a == b for a, b in zip(spelt(studio.renders(scenes)), truth, strict=True)],
     }
-    drawn_right, real_right = (found[name]["word read right"].value for name in ("drawn", "real renders"))
-    claims = [Claim("words come out worse than real ones do", drawn_right < real_right)]
+    found: dict[str, Any] = {name: {"word read right": share(answers)} for name, answers in read.items()}
+    found["chance"] = {"word read right": 1 / len(palette.WORDS)}
+    real, mine = (mean([float(one) for one in answers]) for answers in (read["real renders"], read["drawn"]))
+    claims = [more("words come out worse than real ones do", apart(real, mine))]
     told = "Columns: " + ", ".join(words[:8]) + "."
     return Figure("A sign that says … (Fig. 16)", found, claims, drawn[:16], 8, told)
 
 
 def detail(studio: Studio) -> Figure:
-    """Fig. 17: the more a scene holds, the less of it comes out right."""
-    found, rows = {}, []
+    """Fig. 17: the more a scene holds, the less of each thing comes out right, beyond what the reader misses itself."""
+    found, rows, missing = {}, [], []
     for number in (1, 2, 3):
         scenes = studio.scenes(number)
         images = studio.renders(scenes)
         drawn = torch.cat([studio.draw(studio.system.vary, pil(image), 1, seeds=[0]) for image in images])
-        answers = []
-        for scene, reading in zip(scenes, studio.read(drawn), strict=True):
-            seen = matched(scene, reading.things) if len(reading.things) == number else [None] * number
-            answers += [_all_named(thing, one) for thing, one in zip(scene.things, seen, strict=True)]
-        found[f"{number} thing{'s' * (number > 1)}"] = {"things with all names right": share(answers)}
+        read, true = (_right_things(scenes, studio.read(x)) for x in (drawn, images))
+        found[f"{number} thing{'s' * (number > 1)}"] = {
+            "right in variations": mean(read),
+            "right in renders": mean(true),
+        }
+        missing.append(gain(true, read))
         rows += [images[:8], drawn[:8]]
-    right = [values["things with all names right"].value for values in found.values()]
-    claims = [Claim("each thing comes out worse the more there are", right[0] > right[1] > right[2])]
-    return Figure(
-        "Detail against the number of things (Fig. 17)",
-        found,
-        claims,
-        torch.cat(rows),
-        8,
-        "Pairs of rows: renders, and a variation of each.",
-    )
+    claims = [
+        more(f"each of {k + 2} things comes out worse than of {k + 1}", apart(missing[k + 1], missing[k]))
+        for k in (0, 1)
+    ]
+    told = "Pairs of rows: renders, and a variation of each. Right: the share of a scene's things with all names right."
+    return Figure("Detail against the number of things (Fig. 17)", found, claims, torch.cat(rows), 8, told)
+
+
+def _right_things(scenes: Sequence[Scene], readings: Sequence[Reading]) -> list[float]:
+    """The share of each scene's things that were read with all their names."""
+    shares = []
+    for scene, reading in zip(scenes, readings, strict=True):
+        counted = len(reading.things) == len(scene.things)
+        seen = matched(scene, reading.things) if counted else [None] * len(scene.things)
+        shares.append(sum(map(_all_named, scene.things, seen)) / len(scene.things))
+    return shares
 
 
 def spelt(images: Float[Tensor, "n 3 h w"]) -> list[str]:

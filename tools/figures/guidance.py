@@ -1,15 +1,18 @@
 """Figures 8 to 11 and DDIM's table: ways of conditioning one decoder, guidance, steps and eta."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tools.evaluate import draw, fidelity, priors
 from tools.evaluate.alignment import judged
+from tools.evaluate.judge import Verdict
 from tools.evaluate.prompts import Prompt, prompts
-from tools.figures.studio import SEED, Claim, Figure, Studio
+from tools.evaluate.stats import Estimate, bootstrap, mean, share
+from tools.figures.studio import SEED, Figure, Studio, gain, more
 from tools.reader import read
 from unclip.conditioning import read as told_of
 from unclip.settings import Settings
@@ -17,54 +20,83 @@ from unclip.system import UnCLIP
 
 SCALES = (1.0, 2.0, 3.0, 4.0)
 STEPS, ETAS = (5, 10, 20, 50), (0.0, 0.2, 0.5, 1.0)
+DISTANCE = "kernel distance x 1000"
+TITLES: dict[draw.Mode, str] = {
+    "caption only": "caption only",
+    "text as image": "text embedding as z_i",
+    "unclip": "the prior's z_i",
+}
 FIXED = ("a red cube", "two cones", "a blue sphere on a white floor")  # captions whose pictures should differ
+
+
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """Pictures of the same prompts under one condition: which show what their captions say, and their features."""
+
+    right: list[bool]
+    features: Float[Tensor, "n f"]
+    real: Float[Tensor, "m f"]
+
+    @property
+    def numbers(self) -> dict[str, Estimate]:
+        """The share of captions right, and the kernel distance to real pictures: unbiased, as Fréchet's is not of so few."""
+        return {"captions right": share(self.right), DISTANCE: bootstrap(self.distance, len(self.right))}
+
+    def distance(self, rows: Int[Tensor, " n"]) -> float:
+        """1000 times the kernel distance of some of the pictures from the real ones."""
+        return 1000 * fidelity.kernel(self.real, self.features[rows])
+
+    def nearer(self, other: "Quality") -> Estimate:
+        """By how much less than the other's pictures these are away from real ones; both of the same prompts."""
+        return bootstrap(lambda rows: other.distance(rows) - self.distance(rows), len(self.right))
 
 
 def modes(studio: Studio) -> Figure:
     """Fig. 8: the same decoder given the caption alone, the text embedding as z_i, and the prior's z_i."""
     asked, real = prompts("test", studio.count, SEED), _real(studio)
-    titles: dict[draw.Mode, str] = {
-        "caption only": "caption only",
-        "text as image": "text embedding as z_i",
-        "unclip": "the prior's z_i",
-    }
-    found, rows = {}, []
-    for mode, title in titles.items():
-        images = draw.pictures(studio.system, mode, asked)
-        found[title] = _quality(studio, images, asked, real)
-        rows.append(images[:8])
-    right = {title: values["captions right"].value for title, values in found.items()}
-    distance = {title: values["Fréchet distance"] for title, values in found.items()}
-    best = titles["unclip"]
-    claims = []
-    for other in (title for title in right if title != best):
-        claims.append(Claim(f"the prior's z_i draws more captions right than {other}", right[best] > right[other]))
+    drawn = {mode: draw.pictures(studio.system, mode, asked) for mode in TITLES}
+    made: dict[draw.Mode, Quality] = {mode: _quality(studio, images, asked, real) for mode, images in drawn.items()}
+    best, claims = made["unclip"], []
+    others: tuple[draw.Mode, ...] = ("caption only", "text as image")
+    for mode in others:
+        other = made[mode]
         claims.append(
-            Claim(f"the prior's z_i has less Fréchet distance than {other}", distance[best] < distance[other])
+            more(f"the prior's z_i draws more captions right than {TITLES[mode]}", gain(best.right, other.right))
         )
-    told = f"Rows: {', '.join(titles.values())}. Columns: {'; '.join(one.text for one in asked[:8])}."
-    return Figure("Three ways of conditioning (Fig. 8)", found, claims, torch.cat(rows), 8, told)
+        claims.append(more(f"the prior's z_i is nearer to real pictures than {TITLES[mode]}", best.nearer(other)))
+    told = f"Rows: {', '.join(TITLES.values())}. Columns: {'; '.join(one.text for one in asked[:8])}."
+    rows = torch.cat([images[:8] for images in drawn.values()])
+    found = {TITLES[mode]: one.numbers for mode, one in made.items()}
+    return Figure("Three ways of conditioning (Fig. 8)", found, claims, rows, 8, told)
 
 
 def guidance(studio: Studio) -> Figure:
     """Fig. 9 to 11: under guidance unCLIP keeps its variety, since the embedding is fixed; caption-only loses it."""
     asked, real = prompts("test", studio.count, SEED), _real(studio)
     emb = priors.embeddings(studio.system, asked)[0]
-    found, rows = {}, []
+    found, rows, made, bits = {}, [], {}, {}
     for name, image in (("unCLIP", True), ("caption only", False)):
         for scale in SCALES:
             system = studio.system.at(Settings(guidance=scale))
             images = _decoded(system, asked, emb, image)
-            found[f"{name}, guidance {scale:g}"] = _quality(studio, images, asked, real) | {
-                "bits of variety": _variety(studio, system, image)
-            }
+            one = made[name, scale] = _quality(studio, images, asked, real)
+            bits[name, scale] = _variety(studio, system, image)
+            found[f"{name}, guidance {scale:g}"] = one.numbers | {"bits of variety": mean(bits[name, scale])}
             rows.append(images[:8])
-    values = list(found.values())
-    loss = [values[k]["bits of variety"] - values[k + len(SCALES) - 1]["bits of variety"] for k in (0, len(SCALES))]
-    worse = [values[k + len(SCALES) - 1]["Fréchet distance"] - values[k]["Fréchet distance"] for k in (0, len(SCALES))]
+    low, high = SCALES[0], SCALES[-1]
+
+    def lost(name: str) -> list[float]:
+        return [a - b for a, b in zip(bits[name, low], bits[name, high], strict=True)]
+
+    def worse(name: str, some: Int[Tensor, " n"]) -> float:
+        return made[name, high].distance(some) - made[name, low].distance(some)
+
     claims = [
-        Claim("guidance costs unCLIP less variety than caption-only", loss[0] < loss[1]),
-        Claim("guidance raises unCLIP's Fréchet distance less than caption-only's", worse[0] < worse[1]),
+        more("guidance costs caption-only more variety than unCLIP", gain(lost("caption only"), lost("unCLIP"))),
+        more(
+            "guidance takes caption-only further from real pictures than unCLIP",
+            bootstrap(lambda some: worse("caption only", some) - worse("unCLIP", some), len(asked)),
+        ),
     ]
     told = f"Rows: unCLIP at guidance {', '.join(f'{s:g}' for s in SCALES)} with fixed embeddings and noise; then caption only."
     return Figure("Guidance (Fig. 9 to 11)", found, claims, torch.cat(rows), 8, told)
@@ -74,25 +106,19 @@ def steps(studio: Studio) -> Figure:
     """DDIM's table (2010.02502, table 1): quality against the number of steps and eta."""
     asked, real = prompts("test", studio.count, SEED), _real(studio)
     emb = priors.embeddings(studio.system, asked)[0]
-    found = {}
+    made = {}
     for eta in ETAS:
-        row = {}
         for number in STEPS:
             system = studio.system.at(Settings(sampler="ddim", steps=number, eta=eta))
-            images = _decoded(system, asked, emb)
-            quality = _quality(studio, images, asked, real)
-            row |= {
-                f"Fréchet, S = {number}": quality["Fréchet distance"],
-                f"right, S = {number}": quality["captions right"],
-            }
-        found[f"eta {eta:g}"] = row
-    few, many = (f"Fréchet, S = {number}" for number in (STEPS[0], STEPS[-1]))
+            made[eta, number] = _quality(studio, _decoded(system, asked, emb), asked, real)
+    found = {
+        f"eta {eta:g}": {f"{key}, S = {n}": value for n in STEPS for key, value in made[eta, n].numbers.items()}
+        for eta in ETAS
+    }
+    few, many = STEPS[0], STEPS[-1]
     claims = [
-        Claim("with few steps eta = 0 is better than eta = 1", found["eta 0"][few] < found["eta 1"][few]),
-        Claim(
-            "at eta = 0 more steps are better than the fewest",
-            found["eta 0"][many] < found["eta 0"][few],
-        ),
+        more("with few steps eta = 0 is better than eta = 1", made[0.0, few].nearer(made[1.0, few])),
+        more("at eta = 0 many steps are better than few", made[0.0, many].nearer(made[0.0, few])),
     ]
     return Figure("DDIM's table", found, claims)
 
@@ -103,12 +129,9 @@ def _real(studio: Studio) -> Float[Tensor, "n f"]:
     return read(studio.reader, studio.renders(scenes))[1]
 
 
-def _quality(studio: Studio, images: Tensor, asked: Sequence[Prompt], real: Tensor) -> dict:
+def _quality(studio: Studio, images: Tensor, asked: Sequence[Prompt], real: Tensor) -> Quality:
     drawn = judged(studio.reader, images, asked)
-    return {
-        "captions right": drawn.aligned["caption"].right,
-        "Fréchet distance": fidelity.frechet(real, drawn.features),
-    }
+    return Quality([one["caption"] is Verdict.RIGHT for one in drawn.verdicts], drawn.features, real)
 
 
 def _decoded(system: UnCLIP, asked: Sequence[Prompt], emb: Tensor, image: bool = True) -> Float[Tensor, "n 3 h w"]:
@@ -120,8 +143,8 @@ def _decoded(system: UnCLIP, asked: Sequence[Prompt], emb: Tensor, image: bool =
     return torch.cat(parts)
 
 
-def _variety(studio: Studio, system: UnCLIP, image: bool, each: int = 40) -> float:
-    """The mean entropy, over captions and factors, of what no caption names, in pictures of one embedding and caption."""
+def _variety(studio: Studio, system: UnCLIP, image: bool, each: int = 40) -> list[float]:
+    """The entropy, for each caption and factor, of what no caption names, in pictures of one embedding and caption."""
     bits = []
     for words in FIXED:
         told = told_of(system.clip, [words] * each)
@@ -129,4 +152,4 @@ def _variety(studio: Studio, system: UnCLIP, image: bool, each: int = 40) -> flo
         bits += list(
             fidelity.entropies(studio.read(draw.decoded(system, told, emb, range(each), image).cpu())).values()
         )
-    return sum(bits) / len(bits)
+    return bits

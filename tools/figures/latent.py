@@ -2,7 +2,6 @@
 
 import dataclasses
 import random
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -10,8 +9,8 @@ from PIL import Image
 
 from tools.evaluate.stats import mean, share
 from tools.evaluate.upsamplers import psnr
-from tools.figures.probe import fresh_entropy, probe_entropy
-from tools.figures.studio import Claim, Figure, Studio, kept, names, pil, shown
+from tools.figures.probe import entropy, probe_entropy
+from tools.figures.studio import Figure, Studio, gain, kept, more, names, pil, shown, so
 from tools.world import geometry, palette
 from tools.world.scene import Scene, Thing
 from tools.world.splits import held_out_pair
@@ -22,23 +21,26 @@ ETAS = (0.25, 0.5, 1.0)
 REACHED = "reached, the rest kept"
 THETAS = (0.1, 0.2, 0.3, 0.4, 0.5)
 INVERSIONS = ((10, 1.0), (50, 1.0), (250, 1.0), (250, 2.0))  # steps and guidance
+VARIATIONS = 16
 PATHS = 50  # steps of inversions that a figure walks many of
 
 
 def inversion(studio: Studio) -> Figure:
     """Section 3: the latent pair reconstructs the picture, the better the more steps; guidance spoils it."""
     images = studio.renders(studio.scenes(1)[:8] + studio.scenes(2, studio.count)[:8])
-    found, rows = {}, [images[:8]]
+    found, rows, ratios = {}, [images[:8]], []
     for steps, guidance in INVERSIONS:
         parts = [studio.draw(studio.system.reconstruct, pil(image), steps=steps, guidance=guidance) for image in images]
         drawn = torch.cat(parts)
-        found[f"{steps} steps, guidance {guidance:g}"] = {"PSNR, dB": mean(psnr(drawn, images).tolist())}
+        ratios.append(psnr(drawn, images).tolist())
+        found[f"{steps} steps, guidance {guidance:g}"] = {"PSNR, dB": mean(ratios[-1])}
         rows.append(drawn[:8])
-    db = [values["PSNR, dB"].value for values in found.values()]
+    few, some, many, guided = ratios
     claims = [
-        Claim("more steps reconstruct better", db[0] < db[1] < db[2]),
-        Claim("at 250 steps and guidance 1 reconstructions reach 45 dB", db[2] >= 45),
-        Claim("guidance makes them only approximate", db[3] < db[2]),
+        more("more steps reconstruct better", gain(some, few)),
+        more("still more steps reconstruct still better", gain(many, some)),
+        so("at 250 steps and guidance 1 reconstructions reach 45 dB", mean(many).value >= 45),
+        more("guidance makes them only approximate", gain(many, guided)),
     ]
     told = "Rows: held-out renders; 10, 50, 250 steps of inversion and of DDIM; 250 under guidance 2."
     return Figure("Inversion", found, claims, torch.cat(rows), 8, told)
@@ -49,30 +51,34 @@ def variations(studio: Studio) -> Figure:
     scenes, system = studio.scenes(1), studio.system
     images = studio.renders(scenes)
     found, rows = {}, [images[:8]]
-    few = min(len(scenes), 20)
+    few, apart = min(len(scenes), 20), []
     for eta in ETAS:
         drawn = torch.cat([studio.draw(system.vary, pil(x), 1, eta=eta, seeds=[0], steps=PATHS) for x in images[:few]])
-        found[f"eta {eta:g}"] = _variation(studio, drawn, images[:few], scenes[:few])
+        answers = [kept(r, scene) for r, scene in zip(studio.read(drawn), scenes, strict=False)]
+        apart.append(((drawn - images[:few]).abs().flatten(1).mean(dim=1) * 127.5).tolist())
+        found[f"eta {eta:g}"] = {"names kept": share(answers), "grey levels apart": mean(apart[-1])}
         rows.append(drawn[:8])
-    each = [studio.draw(system.vary, pil(image), seeds=range(8)) for image in images]
-    first = torch.stack([one[0] for one in each])
-    found["fresh noise"] = _variation(studio, first, images, scenes)
-    rows.append(first[:8])
+    each = [studio.draw(system.vary, pil(image), seeds=range(VARIATIONS)) for image in images]
+    rows.append(torch.stack([one[0] for one in each[:8]]))
     readings = [studio.read(one) for one in each]
-    everything = [kept(r, scene) for row, scene in zip(readings, scenes, strict=True) for r in row]
-    found["fresh noise"]["names kept"] = share(everything)
+    # a scene's variations are no independent trials: scenes are
+    shares = [sum(kept(r, scene) for r in row) / len(row) for row, scene in zip(readings, scenes, strict=True)]
+    found["fresh noise"] = {"names kept": mean(shares)}
     ratios = {}
-    for factor, (limit, _) in probe_entropy(system.clip, studio.size).items():
-        ratios[factor] = fresh_entropy([[r.whole[factor] for r in row] for row in readings]) / limit
+    for factor, limit in probe_entropy(studio).items():
+        spread = [entropy([r.whole[factor] for r in row]) / limit for row in readings]
+        ratios[factor] = mean(spread)
     found["nuisance, share of what CLIP leaves open"] = ratios
-    apart = [found[f"eta {eta:g}"]["pixels apart"].value for eta in ETAS]
     claims = [
-        Claim("what CLIP names is kept in at least 90 % of variations", share(everything).value >= 0.9),
-        Claim(
+        so("what CLIP names is kept in at least 90 % of variations", mean(shares).value >= 0.9),
+        so(
             "every nuisance factor varies by at least 80 % of what the embedding leaves open",
-            min(ratios.values()) >= 0.8,
+            min(one.value for one in ratios.values()) >= 0.8,
         ),
-        Claim("variations stray further as eta grows", all(a < b for a, b in pairwise(apart))),
+        *(
+            more(f"variations stray further at eta {larger:g} than at {eta:g}", gain(apart[k + 1], apart[k]))
+            for k, (eta, larger) in enumerate(pairwise(ETAS))
+        ),
     ]
     told = (
         f"Rows: held-out renders; variations at eta {', '.join(map(str, ETAS))} from their own x_T; from fresh noise."
@@ -80,26 +86,21 @@ def variations(studio: Studio) -> Figure:
     return Figure("Variations (Fig. 3)", found, claims, torch.cat(rows), 8, told)
 
 
-def _variation(studio, drawn, images, scenes) -> dict:
-    readings = studio.read(drawn)
-    answers = [kept(reading, scene) for reading, scene in zip(readings, scenes, strict=True)]
-    apart = (drawn - images).abs().flatten(1).mean(dim=1) * 127.5
-    return {"names kept": share(answers), "pixels apart": mean(apart.tolist())}
-
-
 def interpolations(studio: Studio, frames: int = 9) -> Figure:
     """Fig. 4: on the way from one picture to another attributes change once, and cosines fall steadily."""
     scenes = studio.scenes(1)
-    found, rows, monotone = {name: [] for name in ("colour", "shape")}, [], []
+    found, rows, falling = {name: [] for name in ("colour", "shape")}, [], []
     for k, (a, b) in enumerate(zip(scenes[::2], scenes[1::2], strict=False)):
         first_end, last_end = (pil(image) for image in studio.renders([a, b]))
         pictures = list(
             studio.system.interpolate(first_end, last_end, frames, "fixed", k, size=studio.size, batch=frames)
         )
-        first = pictures[0].image_emb
-        cosines = [float(torch.cosine_similarity(one.image_emb, first, dim=0)) for one in pictures]
-        monotone.append(all(x >= y for x, y in pairwise(cosines)))
         drawn = torch.stack([to_tensor(one.image) for one in pictures])
+        emb = studio.system.clip.image_emb(torch.cat([drawn, studio.renders([a, b])]))
+        # of what was drawn: those of the embeddings it was drawn from fall by construction
+        near, far = (emb[:frames] @ emb[frames + k] for k in (0, 1))
+        steps = [*(near.diff() < 0).tolist(), *(far.diff() > 0).tolist()]
+        falling.append(sum(steps) / len(steps))
         rows += [drawn] if k < 6 else []
         seen = [shown(reading) for reading in studio.read(drawn)]
         for name in found:
@@ -109,9 +110,16 @@ def interpolations(studio: Studio, frames: int = 9) -> Figure:
                 changes = sum(x != y for x, y in pairwise(values))
                 found[name].append(values[0] == before and values[-1] == after and changes == 1)
     numbers = {f"{name} flips once": share(values) for name, values in found.items()}
+    numbers |= {
+        "steps that go from the first end and towards the last": mean(falling),
+        "paths on which all do": share([one == 1 for one in falling]),
+    }
     claims = [
-        Claim("cosines to the first end fall steadily", all(monotone)),
-        *(Claim(f"{key} in most paths", one.value > 0.5) for key, one in numbers.items()),
+        so(
+            "pictures go from one end to the other at every step, on most paths",
+            numbers["paths on which all do"].value > 0.5,
+        ),
+        *(so(f"{name} flips once on most paths", numbers[f"{name} flips once"].value > 0.5) for name in found),
     ]
     told = "Each row goes from one held-out render to another along the slerp of their embeddings, the noise fixed."
     return Figure("Interpolations (Fig. 4)", {"paths": numbers}, claims, torch.cat(rows), frames, told)
@@ -133,10 +141,7 @@ def differences(studio: Studio) -> Figure:
         found[attribute] = {REACHED: share(answers)}
         found[attribute] |= {f"at theta {t:g}": share([row[k] for row in early]) for k, t in enumerate(THETAS)}
     claims = [
-        Claim(
-            f"at least 80 % of changes of {name} succeed at some theta up to 0.5",
-            values[REACHED].value >= 0.8,
-        )
+        so(f"at least 80 % of changes of {name} succeed at some theta up to 0.5", values[REACHED].value >= 0.8)
         for name, values in found.items()
     ]
     told = f"Rows: a held-out render, theta = {', '.join(map(str, THETAS))}; three each for colour, material, shape."
@@ -169,8 +174,8 @@ def inpainting(studio: Studio) -> Figure:
         rows.append((image, torch.where(hidden, 1.0, image), drawn[0]))
     found = {"inpainting": {"colours and shapes as told": share(answers), "known pixels kept exactly": share(exact)}}
     claims = [
-        Claim("known pixels are kept exactly", all(exact)),
-        Claim("half of the pictures show both things as told", share(answers).value >= 0.5),
+        so("known pixels are kept exactly", all(exact)),
+        so("half of the pictures show both things as told", share(answers).value >= 0.5),
     ]
     told = "Rows: renders, the half that is kept, and it completed from a text that names both things."
     columns = [torch.stack(row[:8]) for row in zip(*rows, strict=True)]
@@ -197,27 +202,26 @@ def components(studio: Studio) -> Figure:
     counts = [count for count in (2, 5, 10, 20, 40, 80, 160) if count < len(pca.components)] + [len(pca.components)]
     images = studio.renders(scenes)
     drawn = [studio.draw(studio.system.reconstruct, pil(image), counts) for image in images]
-    found = {}
-    for k, count in enumerate(counts):
+    right = {name: [] for name in ("floor", "colour", "shape")}  # by name, for each count, for each scene
+    for k in range(len(counts)):
         readings = studio.read(torch.stack([one[k] for one in drawn]))
-        values = {"colour": [], "shape": [], "floor": []}
-        for reading, scene in zip(readings, scenes, strict=True):
-            seen = shown(reading)
-            for name in ("colour", "shape"):
-                values[name].append(seen is not None and getattr(seen, name) == getattr(scene.things[0], name))
-            values["floor"].append(reading.whole["floor"] == scene.floor)
-        found[f"{count} components"] = {name: share(answers) for name, answers in values.items()}
-    first, last = (list(found.values())[k] for k in (0, -1))
-    half = {name: _halfway([values[name].value for values in found.values()]) for name in last}
-    claims = [
-        Claim("more components show more", all(last[name].value >= first[name].value for name in last)),
-        Claim("the floor and the colour come before the shape", max(half["floor"], half["colour"]) <= half["shape"]),
-    ]
+        right["floor"].append([r.whole["floor"] == scene.floor for r, scene in zip(readings, scenes, strict=True)])
+        seen = [shown(reading) for reading in readings]
+        things = [scene.things[0] for scene in scenes]
+        for name in ("colour", "shape"):
+            pairs = zip(seen, things, strict=True)
+            right[name].append([one is not None and getattr(one, name) == getattr(thing, name) for one, thing in pairs])
+    found = {
+        f"{count} components": {name: share(rows[k]) for name, rows in right.items()} for k, count in enumerate(counts)
+    }
+    whole = [k for k in range(len(scenes)) if all(rows[-1][k] for rows in right.values())]
+    early = {name: [sum(row[k] for row in rows) for k in whole] for name, rows in right.items()}
+    claims = [more(f"more components show more of the {name}", gain(rows[-1], rows[0])) for name, rows in right.items()]
+    if len(whole) > 1:  # of pictures that come out right in the end: at how many counts each name already is
+        claims += [
+            more(f"the {name} comes before the shape", gain(early[name], early["shape"]))
+            for name in ("floor", "colour")
+        ]
     rows = torch.cat([torch.cat([one, image[None]]) for one, image in zip(drawn[:6], images[:6], strict=True)])
     told = f"Each row: {', '.join(map(str, counts))} components, all from one noise; last the picture itself."
     return Figure("Principal components (Fig. 7)", found, claims, rows, len(counts) + 1, told)
-
-
-def _halfway(values: Sequence[float]) -> int:
-    """The first place at which half of the way from the first to the last value is gone."""
-    return next(k for k, value in enumerate(values) if value >= (values[0] + values[-1]) / 2)

@@ -11,19 +11,19 @@ from unclip.images import grid, to_pil
 
 INTRODUCTION = """# The paper's figures, remade
 
-Each figure of 2204.06125 on the system `{system}`, from {count} scenes or prompts of the demo world's test split, with
-what it shows measured by the attribute reader; shares and means come with 95 % confidence intervals. A claim is the
-paper's (or a bar of this project's); **fails** means that this small system does not show the effect. Remake one with
-`python -m tools.figures NAME`, all with `python -m tools.figures`.
+Each figure of 2204.06125, from scenes or prompts of the demo world's test split, with what it shows measured by the
+attribute reader; shares, means and differences come with 95 % confidence intervals. A claim is the paper's, or a bar of
+this project's: **fails** means that this small system does not show the effect, **undecided** that so few scenes cannot
+tell. Remake one with `python -m tools.figures NAME`, all with `python -m tools.figures`.
 """
 
 
 def save(out: Path, name: str, figure: Figure, made: Mapping[str, Any]) -> None:
-    """Writes the figure's sheet and numbers, then the page of all figures that lie in `out`."""
+    """Writes the figure's sheet and numbers into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     if figure.rows is not None:
         grid([to_pil(image) for image in figure.rows], columns=figure.columns).save(out / f"{name}.png")
-    claims = [{"text": claim.text, "holds": claim.holds} for claim in figure.claims]
+    claims = [{"text": claim.text, "verdict": claim.verdict} for claim in figure.claims]
     tables = {"title": figure.title, "caption": figure.caption, "made": dict(made), "claims": claims}
     text = numbers("", figure.numbers).split("\n\n", 1)[1]
     (out / f"{name}.json").write_text(
@@ -36,14 +36,14 @@ def page(out: Path, order: Mapping[str, Any]) -> Path:
     found = {
         name: json.loads(path.read_text(encoding="utf-8")) for name in order if (path := out / f"{name}.json").is_file()
     }
-    made = next(iter(found.values()))["made"]
-    parts = [INTRODUCTION.format(**made)]
+    parts = [INTRODUCTION]
     for name, one in found.items():
         parts.append(f"## {one['title']}\n")
         if (out / f"{name}.png").is_file():
             parts.append(f"![{one['title']}]({out.name}/{name}.png)\n")
-        parts += [one["caption"] + "\n"] if one["caption"] else []
-        verdicts = [f"- **{'holds' if claim['holds'] else 'fails'}**: {claim['text']}" for claim in one["claims"]]
+        made = "System `{system}`, --count {count}.".format(**one["made"])
+        parts.append(f"{one['caption']} {made}\n".lstrip())
+        verdicts = [f"- **{claim['verdict']}**: {claim['text']}" for claim in one["claims"]]
         parts.append("\n".join(verdicts) + "\n")
         parts.append(one["table"])
     path = out.with_suffix(".md")

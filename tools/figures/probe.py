@@ -9,25 +9,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tools.evaluate import draw
+from tools.figures.studio import Studio
 from tools.reader.net import PER_PICTURE
-from tools.reader.targets import nuisance
-from tools.world import sample
-from unclip.clip import Clip
 
 FACTORS = ("light", "pitch", "zoom")
-TRAIN, HELD_OUT = 3000, 1000
+TRAIN, HELD_OUT = 2000, 500
 DECAYS = (1e-3, 1e-2, 1e-1)
 
 
-def probe_entropy(clip: Clip, size: int, seed: int = 5) -> dict[str, tuple[float, float]]:
-    """The held-out cross-entropy, in bits, of a linear probe of each factor from z_i, and its accuracy."""
-    scenes = [sample(seed, index, "test") for index in range(TRAIN + HELD_OUT)]
-    emb = draw.embeddings(clip, draw.renders(scenes, size)) * math.sqrt(clip.config.embed_dim)
+def probe_entropy(studio: Studio) -> dict[str, float]:
+    """The held-out cross-entropy, in bits, of a linear probe of each factor from z_i, over scenes of one plain thing.
+
+    The factor is what the reader says of the render, right or not: what varies is read by the same eyes.
+    """
+    scenes = studio.scenes(1, TRAIN + HELD_OUT)
+    images = studio.renders(scenes)
+    clip, readings = studio.system.clip, studio.read(images)
+    emb = draw.embeddings(clip, images) * math.sqrt(clip.config.embed_dim)
     found = {}
     for factor in FACTORS:
         values = PER_PICTURE[factor]
-        labels = torch.tensor([values.index(nuisance(scene)[factor]) for scene in scenes])
-        found[factor] = _probed(emb, labels, len(values))
+        labels = torch.tensor([values.index(reading.whole[factor]) for reading in readings])
+        found[factor] = _probed(emb, labels, len(values))[0]
     return found
 
 
@@ -58,12 +61,8 @@ def _fitted(x: Tensor, y: Tensor, held: Tensor, truth: Tensor, classes: int, dec
         return float(F.cross_entropy(logits, truth)) / math.log(2), float((logits.argmax(1) == truth).float().mean())
 
 
-def fresh_entropy(groups: Sequence[Sequence[str]]) -> float:
-    """The mean entropy in bits within groups, each corrected for its small size (Miller and Madow)."""
-    return sum(map(_entropy, groups)) / len(groups)
-
-
-def _entropy(values: Sequence[str]) -> float:
+def entropy(values: Sequence[str]) -> float:
+    """The entropy in bits of a few draws, corrected for their number (Miller and Madow)."""
     counts, n = Counter(values), len(values)
     plain = -sum(c / n * math.log2(c / n) for c in counts.values())
     return plain + (len(counts) - 1) / (2 * n) / math.log(2)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tools.evaluate import draw
+from tools.evaluate.stats import Estimate, mean
 from tools.reader import Reading, Seen, read
 from tools.reader.net import PER_THING, Reader
 from tools.world import sample
@@ -24,10 +25,25 @@ NAMES = tuple(PER_THING)
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says its figure shows, and whether the measured numbers say so too."""
+    """What the paper says its figure shows, or a bar of this project's, and whether the measured numbers say so too."""
 
     text: str
-    holds: bool
+    verdict: Literal["holds", "fails", "undecided"]
+
+
+def so(text: str, holds: bool) -> Claim:
+    """A claim that a number settles: a bar, or something exact."""
+    return Claim(text, "holds" if holds else "fails")
+
+
+def more(text: str, gain: Estimate) -> Claim:
+    """A claim that something is more, measured by its gain: undecided where the gain's interval holds 0."""
+    return Claim(text, "holds" if gain.low > 0 else "fails" if gain.high < 0 else "undecided")
+
+
+def gain(after: Sequence[float], before: Sequence[float]) -> Estimate:
+    """The mean of paired differences: of the same scenes or prompts, under two conditions."""
+    return mean([float(a) - float(b) for a, b in zip(after, before, strict=True)])
 
 
 @dataclass(frozen=True, eq=False)

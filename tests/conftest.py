@@ -1,5 +1,8 @@
 """What all tests share: one thread, shapes that are checked while they run, and a system of tiny random nets."""
 
+import signal
+import sys
+
 import torch
 from jaxtyping import install_import_hook
 
@@ -24,3 +27,36 @@ def system(folder):
     from unclip.system import UnCLIP
 
     return UnCLIP.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs a command line in this process; gives its exit code, stdout and stderr."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*words):
+        from unclip.cli import app
+        from unclip.cli.shell import run
+
+        monkeypatch.setattr(sys, "argv", ["unclip", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            run(app)
+        out, err = capsys.readouterr()
+        code = caught.value.code
+        if isinstance(code, str):  # as the interpreter does
+            code, err = 1, f"{err}{code}\n"
+        return code or 0, out, err
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def generate(cli, folder, tmp_path):
+    """`unclip generate` with the tiny system, into tmp_path/out, unless told otherwise."""
+
+    def call(*words, model=folder, out=tmp_path / "out"):
+        return cli("generate", *words, "--model", model, "--out", out, "--device", "cpu")
+
+    return call

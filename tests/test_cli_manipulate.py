@@ -10,14 +10,14 @@ from PIL import Image
 
 from unclip.images import read_recipe
 
+from .command_line import names, one_line
 from .systems import CAPTIONS, SIZES
-from .test_cli import cli, names, one_line  # noqa: F401 (a fixture)
 
 SMALL = ("--size", SIZES[0], "--steps", 5)
 
 
 @pytest.fixture
-def call(cli, folder, tmp_path):  # noqa: F811
+def call(cli, folder, tmp_path):
     """A command with the tiny system, into tmp_path/out."""
 
     def run(command, *words):
@@ -93,14 +93,14 @@ def test_no_latent_is_left_by_a_mistake(call, image, tmp_path, name, words):
     assert not (tmp_path / name).exists()
 
 
-def test_a_picture_of_a_saved_latent_replays(call, cli, folder, image, tmp_path):  # noqa: F811
+def test_a_picture_of_a_saved_latent_replays(call, cli, folder, image, tmp_path):
     code, out, err = call("reconstruct", image, "--latent", tmp_path / "x.safetensors", *SMALL)
     assert code == 0, err
     code, _, err = cli("replay", out.strip(), "--out", tmp_path / "again", "--model", folder, "--device", "cpu")
     assert code == 0, err
 
 
-def test_inpaint_replay_and_info(call, cli, folder, image, tmp_path):  # noqa: F811
+def test_inpaint_replay_and_info(call, cli, folder, image, tmp_path):
     mask = Image.new("L", (50, 40), 0)
     mask.paste(255, (10, 10, 30, 30))
     mask.save(tmp_path / "mask.png")

@@ -54,7 +54,7 @@ class Quality:
 def modes(studio: Studio) -> Figure:
     """Fig. 8: the same decoder given the caption alone, the text embedding as z_i, and the prior's z_i."""
     asked, real = prompts("test", studio.count, SEED), _real(studio)
-    drawn = {mode: draw.pictures(studio.system, mode, asked) for mode in TITLES}
+    drawn: dict[draw.Mode, Tensor] = {mode: draw.pictures(studio.system, mode, asked) for mode in TITLES}
     made: dict[draw.Mode, Quality] = {mode: _quality(studio, images, asked, real) for mode, images in drawn.items()}
     best, claims = made["unclip"], []
     others: tuple[draw.Mode, ...] = ("caption only", "text as image")

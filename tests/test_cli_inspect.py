@@ -1,0 +1,58 @@
+"""`unclip inspect`: what it tells of checkpoints, systems, pictures and junk."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from .command_line import one_line
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_inspect_tells_what_a_checkpoint_holds(cli, folder):
+    code, out, err = cli("inspect", folder / "prior.safetensors", folder / "clip.safetensors")
+    assert (code, err) == (0, "")
+    assert "prior.safetensors: a prior, 47," in out
+    assert '"predicts": "x0"' in out
+    assert '"parents"' in out
+    assert "a clip, " in out
+    assert " merges" in out
+    assert "r e" not in out, "merges are counted, not listed"
+
+
+def test_inspect_tells_what_a_system_holds(cli, folder):
+    code, out, err = cli("inspect", folder)
+    assert (code, err) == (0, "")
+    assert "the system 'random', all parts fit together" in out
+    assert [line.split(":")[0].strip() for line in out.splitlines()[1:]] == [
+        "clip",
+        "prior",
+        "decoder",
+        "upsampler-64",
+        "upsampler-256",
+    ]
+    assert "ddim, 4 steps, guidance 2" in out
+
+
+def test_inspect_tells_how_a_picture_was_made(cli, generate):
+    _, out, _ = generate("a red cube", "-n", 1, "--size", 16, "--seed", 77)
+    code, out, err = cli("inspect", out.strip())
+    assert (code, err) == (0, "")
+    assert '"prompt": "a red cube"' in out
+    assert '"seed": 77' in out
+
+
+@pytest.mark.parametrize("name", ["junk.safetensors", "junk.png", "plain.png", "a.jpg", "missing", "empty", None])
+def test_inspect_answers_junk_in_one_line(cli, tmp_path, name):
+    if name and name.startswith("junk"):
+        (tmp_path / name).write_bytes(b"junk, and a lot of it, so that it looks like something")
+    elif name == "empty":
+        (tmp_path / name).mkdir()
+    elif name and "." in name:
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    code, out, err = cli("inspect", *([tmp_path / name] if name else []))
+    assert code == 1
+    assert one_line(err), err
+    assert not out
+    assert name is None or str(tmp_path / name) in err

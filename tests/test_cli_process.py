@@ -1,0 +1,102 @@
+"""Whole processes: help without torch, and drawing until Ctrl-C where stages cannot be imported."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from unclip.images import open_image
+
+ROOT = Path(__file__).parents[1]
+LIGHT = """
+import contextlib, io, sys
+sys.argv = ["unclip", *{words!r}]
+from unclip.cli import main
+with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+    main()
+print(out.getvalue())
+print("HEAVY", sorted({{"torch", "numpy", "pydantic", "PIL", "open_clip", "stages"}} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["generate", "--help"]])
+def test_help_is_light(words):
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT.format(words=words)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "HEAVY []" in done.stdout
+    assert ("--negative" in done.stdout) == (len(words) == 2)
+    assert "generate" in done.stdout
+
+
+WITHOUT_STAGES = """
+import sys
+
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("stages", "tools", "tests", "beartype", "accelerate", "webdataset", "ema_pytorch"):
+            raise ImportError(f"{name} is not there")
+
+sys.meta_path.insert(0, Wall())
+from unclip.cli import main
+main()
+"""
+
+
+def test_a_process_without_stages_draws_until_ctrl_c(folder, tmp_path):
+    """Three things that only a process of its own shows: it costs ten seconds of imports, so they share one.
+
+    Sampling needs nothing that training needs; a bar on a terminal does not swallow what a pipe waits for; a real SIGINT
+    ends with what is finished.
+    """
+    words = ["generate", "a red cube", "--model", folder, "--out", tmp_path / "out", "--seed", 0, "--device", "cpu"]
+    more = ["-n", 10_000, "--batch", 2, "--size", 16]
+    bars, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_STAGES, *map(str, [*words, *more])],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+        env=os.environ | {"TERM": "xterm"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's "&" leaves it ignored
+    )
+    os.close(terminal)
+    told = bytearray()
+    reader = threading.Thread(target=drain, args=(bars, told))
+    reader.start()
+    assert process.stdout is not None
+    try:
+        ready, _, _ = select.select([process.stdout], [], [], 100)
+        assert ready, f"nothing on stdout: {told.decode()}"
+        first = process.stdout.readline()
+        assert first.strip() == str(tmp_path / "out" / "a-red-cube-0.png"), told.decode()
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        reader.join()
+    assert process.returncode == 130, told.decode()
+    assert "stopped; what was finished is kept" in told.decode()
+    assert "Traceback" not in told.decode()
+    files, told_of = {str(path) for path in (tmp_path / "out").iterdir()}, {first.strip(), *rest.split()}
+    assert told_of <= files
+    assert len(files - told_of) <= 1, "the signal may fall between a picture and its line"
+    assert {open_image(path).size for path in (tmp_path / "out").iterdir()} == {(16, 16)}
+
+
+def drain(terminal, into):
+    """Reads a terminal until it closes; unread, it would stop its writer."""
+    try:
+        while chunk := os.read(terminal, 4096):
+            into += chunk
+    except OSError:  # how Linux says that the other side is gone
+        pass
+    finally:
+        os.close(terminal)

@@ -148,3 +148,8 @@ def test_psnr_and_edges():
     soft = torch.nn.functional.avg_pool2d(step, 3, stride=1, padding=1)
     assert edge_error(step, step).item() == 0
     assert edge_error(soft, step).item() > 0.5
+    flat = torch.zeros_like(step)
+    grain = 0.01 * torch.randn(step.shape, generator=torch.Generator().manual_seed(0))
+    errors = edge_error(torch.cat([step, flat + grain]), torch.cat([step, flat]))
+    assert errors[0].item() == 0
+    assert 0 < errors[1].item() < 1, "a flat square counts as little as its grain is"

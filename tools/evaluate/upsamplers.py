@@ -74,9 +74,12 @@ def psnr(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Float[Tens
 
 
 def edge_error(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
-    """Mean absolute difference of the gradients' lengths, relative to the true ones' (b's) mean."""
+    """Mean absolute difference of the gradients' lengths, relative to the mean of the true ones' (b's) over all pictures.
+
+    Not each picture's own mean: of a flat one that is nothing.
+    """
     found, true = _edges(a), _edges(b)
-    return (found - true).abs().flatten(1).mean(dim=1) / true.flatten(1).mean(dim=1).clamp(min=1e-6)
+    return (found - true).abs().flatten(1).mean(dim=1) / true.mean().clamp(min=1e-6)
 
 
 def _edges(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

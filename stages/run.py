@@ -58,6 +58,7 @@ class RunConfig:
     slower. `channels_last` lays pictures out with channels innermost, which some convolutions are faster in. Every
     number called `*_every` counts optimizer steps; `keep` is how many states to resume from are kept.
     `validation` is how many samples are validated on, `previews` how many of them a sheet shows, with seeds 0, 1, …
+    `fresh` names the net's modules (or tensors) that start anew under --init, such as a text encoder that was exchanged.
     """
 
     out: str
@@ -70,6 +71,7 @@ class RunConfig:
     log_every: Positive = 50
     save_every: Positive = 1000
     keep: Positive = 2
+    fresh: tuple[str, ...] = ()
     validate_every: Positive = 1000
     validation: Natural = 256
     preview_every: Positive = 1000

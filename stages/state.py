@@ -58,7 +58,7 @@ def begin(core: nn.Module, run: Run, init: str | None = None) -> State:
     )
     newest = _saved(run.states)[-1:]
     if init is not None and not newest:
-        _start_from(core, init)
+        _start_from(core, init, settings.fresh)
     core.to(accelerator.device)
     if settings.channels_last:
         core.to(memory_format=torch.channels_last)
@@ -100,13 +100,27 @@ def save(state: State, run: Run, position: Any) -> None:
     state.accelerator.wait_for_everyone()
 
 
-def _start_from(core: nn.Module, init: str) -> None:
-    """Gives `core` the weights in a checkpoint. Raises UnclipError when they are of another net."""
+def _start_from(core: nn.Module, init: str, fresh: Sequence[str]) -> None:
+    """Gives `core` the weights in a checkpoint, but for the modules called `fresh`: they keep their own, or are left out.
+
+    Raises UnclipError when the checkpoint is of another net, or neither of the two has such a module.
+    """
     header, expected = read_header(init), type(core).__name__.lower()
     if header.net != expected:
         raise UnclipError(f"{init}: holds a {header.net}; expected a {expected}")
-    load_strictly(core, read_tensors(init), init)
+    own, given = core.state_dict(), read_tensors(init)
+    for module in fresh:
+        if not any(_within(name, [module]) for name in own | given):
+            modules = ", ".join(sorted({name.split(".")[0] for name in own}))
+            raise UnclipError(f"run.fresh: this {expected} has no {module!r}; its modules are {modules}")
+    new = {name: x for name, x in own.items() if _within(name, fresh)}
+    load_strictly(core, new | {name: x for name, x in given.items() if not _within(name, fresh)}, init)
     core.requires_grad_(True)
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    """Whether the tensor is one of these modules', or is named itself."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def _contents(state: State) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class ClipSource:
 def open_clip(source: ClipSource, data: DataConfig, device: torch.device | str) -> Clip:
     """The CLIP of a run. Raises UnclipError when stored embeddings are wanted that this CLIP did not make."""
     clip = Clip(source.path, device)
-    seen = clip.config.vision["image_size"]
+    seen = clip.config.image_size
     if source.embeddings == "computed" and data.image_size is not None and data.image_size < seen:
         raise UnclipError(
             f"data.image_size = {data.image_size}, but CLIP is to see {seen} px of the same pictures; raise it, or store the"

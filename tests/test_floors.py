@@ -13,7 +13,7 @@ FLOORS = [
     {"errors", "config", "images", "noise", "settings", "version", "tokenizer", "devices"},
     {"nn", "diffusion"},
     {"models", "clip", "checkpoint"},
-    {"stage", "priors", "conditioning", "upsampling", "latents", "sources"},
+    {"loading", "stage", "priors", "conditioning", "upsampling", "latents", "sources"},
     {"drawing", "bench", "manipulations", "catalogue", "choices", "requests"},
     {"system", "folder", "interop"},
     {"cli", "__main__"},

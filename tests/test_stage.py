@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from unclip.checkpoint import weights
 from unclip.errors import UnclipError
+from unclip.loading import Shelf
 from unclip.models.decoder import Decoder, DecoderCond
 from unclip.noise import stream
 from unclip.priors import finish
@@ -18,7 +20,7 @@ SEEDS = (0, 1)
 
 @pytest.fixture(scope="module")
 def stage(folder):
-    return open_stage("decoder", folder / "decoder.safetensors", Decoder, "cpu")[0]
+    return open_stage("decoder", weights(folder / "decoder.safetensors"), Decoder, Shelf(torch.device("cpu")))
 
 
 @pytest.fixture

@@ -168,7 +168,7 @@ def _stage(folder: Path, name: str, clip: Path, device: torch.device) -> tuple[n
         settings = _settings(folder, name, clip_stage.ClipRun, None)
         model = Clip(clip).config
         objective = clip_stage.Objective(settings, model, Clip(clip).tokenizer)
-        return build_net(model).to(device).train(), objective, model.vision["image_size"]
+        return build_net(model).to(device).train(), objective, model.image_size
     if name == "prior":
         settings = _settings(folder, name, prior.PriorRun, clip)
         net = Prior(settings.model).to(device)

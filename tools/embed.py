@@ -120,7 +120,7 @@ def _open_index(out: Path, clip: Clip, states: bool) -> dict[str, Any]:
 
 def _embedded(clip: Clip, raws: Sequence[Raw], states: bool, faults: Faults) -> list[Raw]:
     """The good samples among `raws` with their embeddings; others are counted."""
-    size = clip.config.vision["image_size"]
+    size = clip.config.image_size
     good, pictures, words = [], [], []
     for raw in raws:
         try:

@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,20 @@ class Header:
     parents: dict[str, str] = Field(default_factory=dict)
     fingerprint: str = ""
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A net's weights where they lie (`where`, for messages), what is known of them, and how to read them."""
+
+    where: str
+    header: Header
+    read: Callable[[], Mapping[str, Tensor]]
+
+
+def weights(path: str | Path) -> Weights:
+    """The weights in a checkpoint of ours. Raises UnclipError for whatever is none."""
+    return Weights(str(path), read_header(path), lambda: read_tensors(path))
 
 
 def save(path: str | Path, tensors: Mapping[str, Tensor], header: Header, dtype: torch.dtype | None = None) -> None:
@@ -106,14 +121,14 @@ def load_strictly(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Pat
     """Gives `net` (on the meta device or not) these tensors. Raises UnclipError that names the first that does not fit."""
     wanted = net.state_dict()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    shapes = [name for name in sorted(wanted.keys() & tensors.keys()) if wanted[name].shape != tensors[name].shape]
     for problem, names in (("missing", missing), ("extra", extra)):
         if names:
             raise UnclipError(f"{path}: {len(names)} {problem} tensor(s) for this net, the first is {names[0]!r}")
-    if shapes:
-        name = shapes[0]
-        raise UnclipError(f"{path}: {name!r} is {list(tensors[name].shape)}; the net wants {list(wanted[name].shape)}")
-    net.load_state_dict(dict(tensors), assign=True)
+    read = {name: tensors[name] for name in sorted(wanted)}  # each once: they may be read from a file only now
+    for name, tensor in read.items():
+        if tensor.shape != wanted[name].shape:
+            raise UnclipError(f"{path}: {name!r} is {list(tensor.shape)}; the net wants {list(wanted[name].shape)}")
+    net.load_state_dict(read, assign=True)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

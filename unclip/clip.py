@@ -14,7 +14,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from pydantic import Field
 from torch import Tensor, nn
 
-from unclip.checkpoint import Header, load_strictly, read_header, read_tensors, save
+from unclip.checkpoint import Header, Weights, load_strictly, save, weights
 from unclip.config import Positive, build, config, to_dict
 from unclip.errors import UnclipError
 from unclip.images import square
@@ -27,22 +27,23 @@ Triple = tuple[float, float, float]
 class ClipConfig:
     """An architecture in open_clip's words (`vision` and `text` are its vision_cfg and text_cfg) and what stands around it.
 
-    `quick_gelu` has no default: a wrong one is silent and moves every embedding. `merges` as in Tokenizer.
-    `normalize`: embeddings are L2-normalised.
+    Without `vision` it reads texts only. `quick_gelu` has no default: a wrong one is silent and moves every embedding.
+    `merges` and `padding_text` as in Tokenizer. `normalize`: embeddings are L2-normalised.
     """
 
     embed_dim: Positive
     quick_gelu: bool
-    vision: dict[str, Any]
+    vision: dict[str, Any] | None
     text: dict[str, Any]
     mean: Triple = OPENAI_DATASET_MEAN
     std: Triple = OPENAI_DATASET_STD
     merges: tuple[str, ...] | None = Field(default=None, repr=False)
+    padding_text: str | None = None
     normalize: bool = True
 
     def __post_init__(self) -> None:
         for name, kind in (("vision", CLIPVisionCfg), ("text", CLIPTextCfg)):
-            unknown = getattr(self, name).keys() - {field.name for field in fields(kind)}
+            unknown = (getattr(self, name) or {}).keys() - {field.name for field in fields(kind)}
             if unknown:
                 raise ValueError(f"{name}: open_clip has no key {sorted(unknown)[0]!r} there")
 
@@ -50,6 +51,11 @@ class ClipConfig:
     def context(self) -> int:
         """How many text tokens the net reads, start and end included."""
         return self.text.get("context_length", CLIPTextCfg().context_length)
+
+    @property
+    def image_size(self) -> int:
+        """The side of the pictures it sees."""
+        return (self.vision or {}).get("image_size", CLIPVisionCfg().image_size)
 
     @property
     def text_width(self) -> int:
@@ -70,25 +76,32 @@ class Text:
 
 
 def build_net(config: ClipConfig) -> open_clip.CLIP:
-    """open_clip's model of this config, freshly initialised."""
+    """open_clip's model of this config, freshly initialised; without its picture tower where the config has none."""
     text = config.text | {"vocab_size": Tokenizer(config.merges).vocabulary}
+    vision: dict[str, Any] = {"layers": 1, "width": 64} if config.vision is None else dict(config.vision)
     try:
-        return open_clip.CLIP(config.embed_dim, dict(config.vision), text, quick_gelu=config.quick_gelu)  # type: ignore[arg-type]
+        net = open_clip.CLIP(config.embed_dim, vision, text, quick_gelu=config.quick_gelu)  # type: ignore[arg-type]
     except (TypeError, ValueError, AssertionError, ZeroDivisionError) as error:
         raise UnclipError(f"open_clip cannot build this CLIP: {error}") from None
+    if config.vision is None:
+        del net.visual
+    return net
 
 
 class Clip:
     """A CLIP whose weights are read when they are first used, never trained, and always in evaluation mode."""
 
-    def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
-        """Opens a checkpoint that `export` wrote. Raises UnclipError when the file is none."""
-        self.path, self.device = Path(path), torch.device(device)
-        self.header = read_header(path)
+    def __init__(
+        self, source: str | Path | Weights, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Opens a checkpoint that `export` wrote, or such weights. Raises UnclipError when they are no CLIP's."""
+        self.weights = source if isinstance(source, Weights) else weights(source)
+        self.device, self.dtype = torch.device(device), dtype
+        self.header, where = self.weights.header, self.weights.where
         if self.header.net != "clip":
-            raise UnclipError(f"{path}: holds a {self.header.net}; expected a clip")
-        self.config = build(ClipConfig, self.header.model, f"{path}: header: model")
-        self.tokenizer = Tokenizer(self.config.merges)
+            raise UnclipError(f"{where}: holds a {self.header.net}; expected a clip")
+        self.config = build(ClipConfig, self.header.model, f"{where}: header: model")
+        self.tokenizer = Tokenizer(self.config.merges, self.config.padding_text)
 
     @property
     def fingerprint(self) -> str:
@@ -100,14 +113,18 @@ class Clip:
         """open_clip's module."""
         with torch.random.fork_rng(devices=[]):  # reading a file must not move the global generator
             net = build_net(self.config)
-        load_strictly(net, read_tensors(self.path), self.path)
-        return net.to(self.device).eval().requires_grad_(False)
+        load_strictly(net, self.weights.read(), self.weights.where)
+        return net.to(self.device, self.dtype).eval().requires_grad_(False)
 
     def image_emb(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Embeddings of pictures in [-1, 1] of any size: the centre square, resized (bicubic, antialiased) to CLIP's own."""
+        """Embeddings of pictures in [-1, 1] of any size: the centre square, resized (bicubic, antialiased) to CLIP's own.
+
+        Raises UnclipError when this CLIP reads texts only.
+        """
+        if self.config.vision is None:
+            raise UnclipError(f"{self.weights.where}: reads texts only, and this needs the embedding of a picture")
         with torch.no_grad():
-            emb = self.net.encode_image(normalise(images.to(self.device), self.config))
-            return self._scaled(emb.float())
+            return self._scaled(self.net.encode_image(normalise(images.to(self.device, self.dtype), self.config)))
 
     def text(self, prompts: Sequence[str]) -> Text:
         """Embeddings and hidden states of prompts; warns where one is cut."""
@@ -119,7 +136,7 @@ class Clip:
         with torch.no_grad():
             out: dict[str, Any] = self.net.forward_intermediates(text=ids, text_indices=1, normalize=False)
             hidden: Tensor = cast(nn.Module, self.net.ln_final)(out["text_intermediates"][-1])
-            return Text(self._scaled(out["text_features"].float()), hidden.float(), mask)
+            return Text(self._scaled(out["text_features"]), hidden, mask)
 
     def _scaled(self, emb: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         return torch.nn.functional.normalize(emb, dim=-1) if self.config.normalize else emb
@@ -127,9 +144,8 @@ class Clip:
 
 def normalise(images: Float[Tensor, "b 3 h w"], config: ClipConfig) -> Float[Tensor, "b 3 s s"]:
     """Pictures in [-1, 1] as a CLIP of this config wants them: its size, its mean and standard deviation."""
-    size = config.vision.get("image_size", CLIPVisionCfg().image_size)
     mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (config.mean, config.std))
-    return ((square(images, size) + 1) / 2 - mean) / std
+    return ((square(images, config.image_size) + 1) / 2 - mean) / std
 
 
 def export(net: open_clip.CLIP, config: ClipConfig, path: str | Path, provenance: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import torch
 
 from unclip.errors import UnclipError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -25,7 +25,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The nets' autocast precision: "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    """The nets' precision: "auto" is bfloat16 on CUDA and float32 elsewhere; float64 is for comparisons."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:

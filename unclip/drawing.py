@@ -18,7 +18,7 @@ from unclip.errors import UnclipError
 from unclip.images import resize, square, to_pil
 from unclip.models.decoder import Decoder, DecoderCond
 from unclip.models.upsampler import Upsampler
-from unclip.noise import Noise, beginning_with, stream
+from unclip.noise import Noise, Seed, beginning_with, stream
 from unclip.priors import EmbeddingPrior, OnStep, finish, silent
 from unclip.stage import Stage
 from unclip.upsampling import chunk_size, upsample
@@ -97,6 +97,7 @@ class Parts(Protocol):
     def decoder(self) -> Stage[Decoder]: ...
     @property
     def upsamplers(self) -> tuple[Stage[Upsampler], ...]: ...
+    def seeded(self, seed: int) -> Seed: ...
 
 
 class Pictures(Iterator[Picture]):
@@ -120,9 +121,9 @@ def drawn(
 ) -> Iterator[Picture]:
     """Pictures of the starts, `size` at once, each as soon as its batch is finished."""
     while batch := list(islice(starts, size)):
-        seeds = [start.seed for start in batch]
+        seeds = [parts.seeded(start.seed) for start in batch]
         prompts = read(parts.clip, [start.prompt for start in batch])
-        emb = embeddings(parts, prompts, batch, on_step)
+        emb = embeddings(parts, prompts, batch, seeds, on_step)
         uncond = unconditional(parts, prompts, emb, seeds, negative, on_step)
         noise = beginning_with(noise_of(parts.decoder, seeds), [start.x_T for start in batch])
         known = [_known(batch, side) for side in _sizes(parts)]
@@ -135,19 +136,19 @@ def drawn(
 
 
 def embeddings(
-    parts: Parts, prompts: Prompts, starts: Sequence[Start], on_step: OnStep = silent
+    parts: Parts, prompts: Prompts, starts: Sequence[Start], seeds: Sequence[Seed], on_step: OnStep = silent
 ) -> Float[Tensor, "b d"]:
     """The starts' image embeddings; the prior draws those that are missing."""
     missing = [k for k, start in enumerate(starts) if start.image_emb is None]
     rows = {k: start.image_emb.to(prompts.text.emb) for k, start in enumerate(starts) if start.image_emb is not None}
     if missing:
         told = read(parts.clip, [starts[k].prompt for k in missing])
-        found = parts.prior.draw(told, [starts[k].seed for k in missing], on_step)
+        found = parts.prior.draw(told, [seeds[k] for k in missing], on_step)
         rows |= dict(zip(missing, found, strict=True))
     return torch.stack([rows[k] for k in range(len(starts))])
 
 
-def noise_of(stage: Stage[Decoder], seeds: Sequence[int]) -> Noise:
+def noise_of(stage: Stage[Decoder], seeds: Sequence[Seed]) -> Noise:
     """The noise of the decoder's pictures with these seeds."""
     size = stage.net.config.size
     return stream(stage.name, seeds, (3, size, size), stage.device)
@@ -157,7 +158,7 @@ def unconditional(
     parts: Parts,
     prompts: Prompts,
     image_emb: Float[Tensor, "b d"],
-    seeds: Sequence[int],
+    seeds: Sequence[Seed],
     negative: str = "",
     on_step: OnStep = silent,
 ) -> DecoderCond | None:

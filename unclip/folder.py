@@ -5,16 +5,17 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 
-from unclip.checkpoint import Header
+from unclip.checkpoint import Header, Weights, weights
 from unclip.clip import Clip
 from unclip.config import Positive, build, config, load
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.latents import Pca
+from unclip.loading import Shelf
 from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
@@ -39,9 +40,10 @@ class SystemConfig:
     """The contents of `system.toml`: files beside it, and where wanted other sampling than these recommend.
 
     `pca` holds principal components of CLIP's embeddings. `candidates` is how many embeddings the prior draws to keep the
-    best. `allow_mixed_clip` lets stages through that were
-    trained on the embeddings of different CLIPs. `subject` says what the system can draw, `words` are all that its
-    captions used: a prompt with others is drawn with a warning.
+    best; with prior = "" pictures are made from pictures only. `noise` is how it is drawn: from a stream of its own for
+    each stage and picture, or from one per picture as "diffusers" or "native" Karlo do. `allow_mixed_clip` lets stages
+    through that were trained on the embeddings of different CLIPs. `subject` says what the system can draw; `words` are
+    all that its captions used: a prompt with others is drawn with a warning.
     """
 
     name: str
@@ -51,6 +53,7 @@ class SystemConfig:
     upsamplers: tuple[str, ...] = ()
     pca: str | None = None
     candidates: Positive = 2
+    noise: Literal["streams", "diffusers", "native"] = "streams"
     subject: str = ""
     words: tuple[str, ...] = ()
     allow_mixed_clip: bool = False
@@ -63,7 +66,7 @@ class Parts:
 
     config: SystemConfig
     clip: Clip
-    prior: Stage[Prior]
+    prior: Stage[Prior] | None
     decoder: Stage[Decoder]
     upsamplers: tuple[Stage[Upsampler], ...]
     headers: dict[str, Header]
@@ -93,34 +96,58 @@ def warn_of_strangers(system: SystemConfig | None, prompts: Sequence[str]) -> No
         )
 
 
-def open_parts(folder: str | Path, device: torch.device, dtype: torch.dtype) -> Parts:
-    """Everything that `folder` names, on `device`. Raises UnclipError for parts that are missing or do not fit together."""
+@dataclass(frozen=True, eq=False)
+class Box:
+    """A system whose files are found but not read; `where` is its folder, for messages."""
+
+    where: str
+    config: SystemConfig
+    clip: Weights
+    prior: Weights | None
+    decoder: Weights
+    upsamplers: tuple[Weights, ...]
+    pca: Path | None = None
+
+
+def boxed(folder: str | Path) -> Box:
+    """The system in a folder of ours. Raises UnclipError for what is missing or no file of ours."""
     folder = located(folder)
     if not (folder / FILE).is_file():
         raise UnclipError(f"{folder}: no system there; expected a folder with {FILE}")
     system = load(SystemConfig, folder / FILE)
-    clip = Clip(folder / system.clip, device)
-    headers = {"clip": clip.header}
+    return Box(
+        str(folder),
+        system,
+        weights(folder / system.clip),
+        weights(folder / system.prior) if system.prior else None,
+        weights(folder / system.decoder),
+        tuple(weights(folder / name) for name in system.upsamplers),
+        None if system.pca is None else folder / system.pca,
+    )
 
-    def stage(name: str, file: str, net_type: type, changes: dict[str, Any]) -> Stage:
-        opened, headers[name] = open_stage(name, folder / file, net_type, device, dtype)
-        return with_sampling(opened, changes, f"{folder / FILE}: sampling of {name}")
 
-    prior = stage("prior", system.prior, Prior, system.sampling.prior)
-    decoder = stage("decoder", system.decoder, Decoder, system.sampling.decoder)
-    changes = system.sampling.upsamplers or ({},) * len(system.upsamplers)
-    if len(changes) != len(system.upsamplers):
-        raise UnclipError(
-            f"{folder / FILE}: {len(changes)} sampling.upsamplers for {len(system.upsamplers)} upsamplers"
-        )
+def assembled(box: Box, shelf: Shelf) -> Parts:
+    """The system of a box, its nets on the shelf. Raises UnclipError for parts that are unfit, or do not fit together."""
+    clip, changes = Clip(box.clip, shelf.device, torch.promote_types(shelf.dtype, torch.float32)), box.config.sampling
+    headers = {"clip": box.clip.header}
+
+    def stage(name: str, found: Weights, net_type: type, change: dict[str, Any]) -> Stage:
+        headers[name] = found.header
+        return with_sampling(open_stage(name, found, net_type, shelf), change, f"{box.where}: sampling of {name}")
+
+    prior = None if box.prior is None else stage("prior", box.prior, Prior, changes.prior)
+    decoder = stage("decoder", box.decoder, Decoder, changes.decoder)
+    each = changes.upsamplers or ({},) * len(box.upsamplers)
+    if len(each) != len(box.upsamplers):
+        raise UnclipError(f"{box.where}: {len(each)} sampling.upsamplers for {len(box.upsamplers)} upsamplers")
     upsamplers = []
-    for file, change in zip(system.upsamplers, changes, strict=True):
-        opened = stage(f"upsampler {file}", file, Upsampler, change)
+    for found, change in zip(box.upsamplers, each, strict=True):
+        opened = stage(f"upsampler {Path(found.where).name}", found, Upsampler, change)
         upsamplers.append(replace(opened, name=f"upsampler-{opened.net.config.size}"))
-    pca = Pca.load(folder / system.pca) if system.pca else None
+    pca = Pca.load(box.pca) if box.pca else None
     headers |= {"pca": pca[1]} if pca else {}
-    parts = Parts(system, clip, prior, decoder, tuple(upsamplers), headers, pca and pca[0])
-    _check(parts, folder)
+    parts = Parts(box.config, clip, prior, decoder, tuple(upsamplers), headers, pca and pca[0])
+    _check(parts, box.where)
     return parts
 
 
@@ -130,7 +157,7 @@ def with_sampling(stage: Stage, changes: dict[str, Any], where: str) -> Stage:
     return replace(stage, sampling=build(Sampling, kept | changes, where))
 
 
-def _check(parts: Parts, folder: Path) -> None:
+def _check(parts: Parts, folder: str) -> None:
     """That all stages were trained on this CLIP, and that each upsampler starts where the stage before it ends."""
     for name, header in parts.headers.items():
         parent = header.parents.get("clip")
@@ -144,9 +171,10 @@ def _check(parts: Parts, folder: Path) -> None:
                 f"{folder}: the {name} was trained on CLIP {parent[:12]} but the system's CLIP is"
                 f" {parts.clip.fingerprint[:12]}; use matching files, or set allow_mixed_clip = true in {FILE}"
             )
-    for stage in (parts.prior, parts.decoder):
+    readers = [stage for stage in (parts.prior, parts.decoder) if stage is not None]
+    for stage in readers:
         _check_text(stage, parts.clip, folder)
-    dims = {parts.clip.config.embed_dim, parts.prior.net.config.image_emb, parts.decoder.net.config.image_emb}
+    dims = {parts.clip.config.embed_dim, *(stage.net.config.image_emb for stage in readers)}
     if len(dims) > 1:
         raise UnclipError(f"{folder}: CLIP, prior and decoder disagree on the embedding's size: {sorted(dims)}")
     size = parts.decoder.net.config.size
@@ -159,7 +187,7 @@ def _check(parts: Parts, folder: Path) -> None:
         size = made.size
 
 
-def _check_text(stage: Stage, clip: Clip, folder: Path) -> None:
+def _check_text(stage: Stage, clip: Clip, folder: str) -> None:
     """That a stage can read this CLIP's token ids, or its hidden states."""
     made = stage.net.config
     reads = {"own": ("vocabulary", clip.tokenizer.vocabulary), "hidden": ("text_hidden", clip.config.text_width)}

@@ -37,12 +37,13 @@ def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:
 
 
 def resize(images: Float[Tensor, "b c h w"], size: int | tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:
-    """Images resized to `size` (a number means a square), bicubic and antialiased; computed in float32."""
+    """Images resized to `size` (a number means a square), bicubic and antialiased; computed in float32 at least."""
     size = (size, size) if isinstance(size, int) else size
     if images.shape[-2:] == size:
         return images
     # half precision has no antialiased kernel on the CPU
-    return F.interpolate(images.float(), size=size, mode="bicubic", antialias=True).to(images.dtype)
+    wide = images.to(torch.promote_types(images.dtype, torch.float32))
+    return F.interpolate(wide, size=size, mode="bicubic", antialias=True).to(images.dtype)
 
 
 def square(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c size size"]:

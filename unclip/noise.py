@@ -1,7 +1,13 @@
-"""One Gaussian stream per (stage, seed): a picture's noise does not depend on the batch it is drawn in."""
+"""One Gaussian stream per (stage, seed): a picture's noise does not depend on the batch it is drawn in.
+
+Or, to draw what a released pipeline draws, one `Thread` per picture through all of its stages.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -9,6 +15,45 @@ from torch import Tensor
 
 Noise = Callable[[], Tensor]
 """Each call is the next standard normal draw, of the sample's shape."""
+
+
+@dataclass(eq=False)
+class Thread:
+    """All the noise of one picture from one generator, in the order in which it is drawn, as released pipelines do it.
+
+    diffusers: x_T and each step's noise but the last's, stage after stage. `native` Karlo: also the last step's, which
+    it multiplies by 0; and under guidance, so in all stages but upsamplers, for two rows, of which it uses the first.
+    """
+
+    seed: int
+    native: bool = False
+    dtype: torch.dtype = torch.float32
+    _source: torch.Generator = field(init=False, repr=False)
+    _before: tuple[int, ...] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._source = torch.Generator().manual_seed(self.seed)
+
+    def begin(self, stage: str, shape: Sequence[int]) -> Callable[[], Tensor]:
+        """What gives a stage's draws of `shape`, one after the other."""
+        if self._before is not None:
+            self._normal(self._before)  # the last step of the stage before
+        shape = tuple(shape)
+        rows = (1 if stage.startswith("upsampler") else 2, *shape) if self.native else (1, *shape)
+        self._before = rows if self.native else None
+        return lambda: self._normal(rows)[0]
+
+    def _normal(self, shape: Sequence[int]) -> Float[Tensor, "..."]:
+        return torch.randn(*shape, generator=self._source, dtype=self.dtype)
+
+
+Seed = int | Thread
+
+
+def seeded(style: Literal["streams", "diffusers", "native"], seed: int, dtype: torch.dtype = torch.float32) -> Seed:
+    """What a picture's noise comes from: its seed, or a Thread of that pipeline's."""
+    single = torch.promote_types(dtype, torch.float32)
+    return seed if style == "streams" else Thread(seed, style == "native", single)
 
 
 def generator(*key: object) -> torch.Generator:
@@ -28,16 +73,21 @@ def augmented(
     return (1 - level**2).sqrt() * images + level * eps
 
 
-def stream(stage: str, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Noise:
-    """A source of standard normal draws `[len(seeds), *shape]`, float32: the first call gives x_T, the next the steps' noise.
+def stream(stage: str, seeds: Sequence[Seed], shape: Sequence[int], device: torch.device | str = "cpu") -> Noise:
+    """A source of standard normal draws `[len(seeds), *shape]`: the first call gives x_T, the next the steps' noise.
 
-    Row k is a function of (stage, seeds[k]) and of how many draws came before it. Drawn on the CPU, so that every
-    device sees the same numbers.
+    Row k is a function of (stage, seeds[k]) and of how many draws came before it, and float32; or the next of a Thread.
+    Drawn on the CPU, so that every device sees the same numbers.
     """
-    sources = [generator(stage, seed) for seed in seeds]
+    rows = [
+        seed.begin(stage, shape)
+        if isinstance(seed, Thread)
+        else partial(torch.randn, *shape, generator=generator(stage, seed))
+        for seed in seeds
+    ]
 
     def draw() -> Float[Tensor, "b ..."]:
-        return torch.stack([torch.randn(*shape, generator=source) for source in sources]).to(device)
+        return torch.stack([row() for row in rows]).to(device)
 
     return draw
 

@@ -14,8 +14,9 @@ from unclip.clip import Clip
 from unclip.conditioning import Prompts, prior_cond
 from unclip.config import to_dict
 from unclip.diffusion.samplers import Step
+from unclip.errors import UnclipError
 from unclip.models.prior import Prior
-from unclip.noise import stream
+from unclip.noise import Seed, stream
 from unclip.settings import Settings
 from unclip.stage import Stage
 
@@ -30,7 +31,7 @@ def silent(stage: str, step: Step) -> None:
 class EmbeddingPrior(Protocol):
     """What the orchestrator asks of a prior, be it diffusion, autoregressive, one-pass or an oracle."""
 
-    def draw(self, prompts: Prompts, seeds: Sequence[int], on_step: OnStep = silent) -> Float[Tensor, "b d"]:
+    def draw(self, prompts: Prompts, seeds: Sequence[Seed], on_step: OnStep = silent) -> Float[Tensor, "b d"]:
         """One CLIP image embedding per prompt and seed, of the norm CLIP gives them."""
         ...
 
@@ -64,7 +65,7 @@ class DiffusionPrior:
     clip: Clip
     candidates: int = 2
 
-    def draw(self, prompts: Prompts, seeds: Sequence[int], on_step: OnStep = silent) -> Float[Tensor, "b d"]:
+    def draw(self, prompts: Prompts, seeds: Sequence[Seed], on_step: OnStep = silent) -> Float[Tensor, "b d"]:
         """One image embedding per prompt and seed. An empty prompt draws from the prior without text."""
         drawn = [self._candidate(prompts, seeds, k, on_step) for k in range(self.candidates)]
         stacked = torch.stack(drawn, dim=1)
@@ -95,13 +96,42 @@ class DiffusionPrior:
         """How it draws, for a recipe."""
         return {self.stage.name: to_dict(self.stage.sampling)}
 
-    def _candidate(self, prompts: Prompts, seeds: Sequence[int], k: int, on_step: OnStep) -> Float[Tensor, "b d"]:
+    def _candidate(self, prompts: Prompts, seeds: Sequence[Seed], k: int, on_step: OnStep) -> Float[Tensor, "b d"]:
         stage, net = self.stage, self.stage.net
         cond = prior_cond(net, self.clip, prompts)
         uncond = prior_cond(net, self.clip, prompts, keep=torch.zeros_like(prompts.keep))
         noise = stream(f"{stage.name}/{k}", seeds, (net.config.image_emb,), stage.device)
         emb = net.restore(finish(stage, stage.run(cond, noise, uncond), on_step))
         return F.normalize(emb, dim=-1) if self.clip.config.normalize else emb
+
+
+@dataclass(frozen=True)
+class NoPrior:
+    """Stands where a system has no prior: it draws from pictures and embeddings, and refuses texts."""
+
+    def draw(self, prompts: Prompts, seeds: Sequence[Seed], on_step: OnStep = silent) -> Float[Tensor, "b d"]:
+        """Raises UnclipError."""
+        raise UnclipError(
+            "this system has no prior to draw from a text; give it a picture (unclip vary), or another system"
+        )
+
+    def at(self, settings: Settings) -> "NoPrior":
+        """The same: there is nothing to set."""
+        return self
+
+    def resolve(self, settings: Settings) -> Settings:
+        """The settings as they are."""
+        return settings
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """None."""
+        return {}
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """None."""
+        return {}
 
 
 def finish(stage: Stage, steps: Iterator[Step], on_step: OnStep = silent) -> Tensor:

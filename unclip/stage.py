@@ -6,20 +6,20 @@ Previews during training and the product draw through this and only this.
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unclip import checkpoint
+from unclip.checkpoint import Weights
 from unclip.config import NonNegativeFloat, Positive, PositiveFloat, Share, build, config
 from unclip.diffusion.guidance import Denoiser, clipped, dynamic_threshold, guided, plain
 from unclip.diffusion.inpainting import Known, repaint
 from unclip.diffusion.process import Process, ProcessConfig
 from unclip.diffusion.samplers import Step, ddim_invert, sample
 from unclip.errors import UnclipError
+from unclip.loading import Shelf
 from unclip.noise import Noise
 
 N = TypeVar("N", bound=nn.Module)
@@ -52,18 +52,22 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Stage(Generic[N]):
-    """A net with its process and its default sampling; `name` keys its noise. `dtype` is the net's autocast precision."""
+    """A net with its process and its default sampling; `name` keys its noise. `dtype` is the net's precision.
+
+    A net that stands on a `shelf` is fetched from there when it is to be called.
+    """
 
     name: str
     net: N
     process: Process
     sampling: Sampling
     dtype: torch.dtype = torch.float32
+    shelf: Shelf | None = None
 
     @property
     def device(self) -> torch.device:
-        """Where the net is."""
-        return next(self.net.parameters()).device
+        """Where the net computes."""
+        return next(self.net.parameters()).device if self.shelf is None else self.shelf.device
 
     def denoiser(self, cond: Any, uncond: Any = None) -> Denoiser:
         """The stage's estimate of x0 from (x_t, t) under `cond`, guided away from `uncond`, thresholded."""
@@ -85,9 +89,10 @@ class Stage(Generic[N]):
         how, schedule = self.sampling, self.process.schedule
         times = schedule.times(how.steps, how.spacing)
         denoise = self.denoiser(cond, uncond)
+        x = noise().to(torch.promote_types(self.dtype, torch.float32))
         if known is None:
-            return sample(how.sampler, denoise, noise(), times, schedule, noise, how.eta)
-        return repaint(denoise, noise(), times, schedule, noise, known, how.eta)
+            return sample(how.sampler, denoise, x, times, schedule, noise, how.eta)
+        return repaint(denoise, x, times, schedule, noise, known, how.eta)
 
     def invert(self, cond: Any, x0: Float[Tensor, "b ..."]) -> Iterator[Step]:
         """The steps from data to the x_T that DDIM leads back from, unguided and unclipped (2105.05233, app. F)."""
@@ -110,6 +115,8 @@ class Stage(Generic[N]):
     # no_grad and autocast stand around each call of the net, never around a yield, which would leak them to the caller
 
     def _prepare(self, cond: Any) -> Any:
+        if self.shelf is not None:
+            self.shelf.fetch(self.net)
         with torch.no_grad(), self._autocast():
             return cast(Any, self.net).prepare(cond)  # every diffusion net has it; nn.Module cannot say so
 
@@ -118,13 +125,11 @@ class Stage(Generic[N]):
             return self.net(x, t, cond).to(x.dtype)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype.itemsize == 2)
 
 
-def open_stage(
-    name: str, path: str | Path, net_type: type[N], device: torch.device | str, dtype: torch.dtype = torch.float32
-) -> tuple[Stage[N], checkpoint.Header]:
-    """The stage in a checkpoint, with the sampling its file recommends, and the file's header."""
-    net, header = checkpoint.load(path, net_type, device)
-    process = Process(build(ProcessConfig, header.process, f"{path}: header: process"))
-    return Stage(name, net, process, build(Sampling, header.sampling, f"{path}: header: sampling"), dtype), header
+def open_stage(name: str, weights: Weights, net_type: type[N], shelf: Shelf) -> Stage[N]:
+    """The stage that weights belong to, with the sampling they recommend."""
+    process = Process(build(ProcessConfig, weights.header.process, f"{weights.where}: header: process"))
+    sampling = build(Sampling, weights.header.sampling, f"{weights.where}: header: sampling")
+    return Stage(name, shelf.net(weights, net_type), process, sampling, shelf.dtype, shelf)

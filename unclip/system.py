@@ -15,12 +15,15 @@ from unclip.config import build, differences, to_dict
 from unclip.devices import pick_device, pick_dtype
 from unclip.drawing import Picture, Pictures, Start, drawn
 from unclip.errors import UnclipError
-from unclip.folder import DEMO, SystemConfig, open_parts, warn_of_strangers
+from unclip.folder import DEMO, SystemConfig, assembled, warn_of_strangers
+from unclip.interop.systems import Arithmetic, found
 from unclip.latents import Latent, Pca, check_weights
+from unclip.loading import Shelf
 from unclip.manipulations import DUMMY
 from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
-from unclip.priors import DiffusionPrior, EmbeddingPrior, OnStep, silent
+from unclip.noise import Seed, seeded
+from unclip.priors import DiffusionPrior, EmbeddingPrior, NoPrior, OnStep, silent
 from unclip.requests import Seeds, check_maker, check_recipe, made_by, numbers, pairs, recipe_sources
 from unclip.settings import Settings
 from unclip.sources import Given, Source, invertible, mask_source, opened, picture, source
@@ -44,14 +47,22 @@ class UnCLIP:
     pca: Pca | None = None
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path = DEMO, device: str = "auto", dtype: str = "auto") -> "UnCLIP":
-        """The system in `folder`, which holds a `system.toml`; "demo" is the one that travels inside the package.
+    def from_pretrained(
+        cls,
+        name: str | Path = DEMO,
+        device: str = "auto",
+        dtype: str = "auto",
+        low_memory: bool = False,
+        arithmetic: Arithmetic = "own",
+    ) -> "UnCLIP":
+        """The system in a folder, or of a name: "demo" travels inside the package, "karlo" is downloaded.
 
-        Raises UnclipError for whatever is missing or unfit.
+        The folder is ours (`system.toml`) or holds released weights (see unclip.interop.systems, `arithmetic` too). With
+        `low_memory` one net at a time is in memory. Raises UnclipError for whatever is missing or unfit.
         """
         where = pick_device(device)
-        parts = open_parts(folder, where, pick_dtype(dtype, where))
-        prior = DiffusionPrior(parts.prior, parts.clip, parts.config.candidates)
+        parts = assembled(found(name, arithmetic), Shelf(where, pick_dtype(dtype, where), low_memory))
+        prior = NoPrior() if parts.prior is None else DiffusionPrior(parts.prior, parts.clip, parts.config.candidates)
         weights = {role: header.fingerprint[:16] for role, header in parts.headers.items()}
         identity = {"name": parts.config.name, "weights": weights}
         return cls(parts.clip, prior, parts.decoder, parts.upsamplers, identity, parts.config, parts.pca)
@@ -218,6 +229,10 @@ class UnCLIP:
         )
         pictures = drawn(system, starts, batch, partial(system._recipe, name, chosen), chosen.negative, on_step)
         return Pictures(pictures, choices.plan(system, chosen, made, given, batch))
+
+    def seeded(self, seed: int) -> Seed:
+        """What a picture's noise is drawn from."""
+        return seeded(self.config.noise if self.config else "streams", seed, self.decoder.dtype)
 
     def resolve(self, settings: Settings) -> Settings:
         """The settings with the system's own values where the user left them open."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from unclip.errors import UnclipWarning
 
 Ranks = dict[tuple[str, str], int]  # the order in which merges apply
+PADDING = 0
 SPECIAL = ("<start_of_text>", "<end_of_text>")
 
 
@@ -27,9 +28,11 @@ class Tokenizer:
 
     `merges` are lines of CLIP's merge list ("r e"); None means all 48,894 of them. Any text can be encoded with any
     subset: what no merge covers falls to bytes. So a small system need not pay for 49,408 rows of embeddings.
+    `padding_text` becomes the padding id wherever it occurs, as "!" does where transformers pads with it.
     """
 
     merges: tuple[str, ...] | None = None
+    padding_text: str | None = None
 
     @functools.cached_property
     def bpe(self) -> SimpleTokenizer:
@@ -72,7 +75,11 @@ class Tokenizer:
 
         They are looked for among the ids, since CLIP's cleaning also makes them of capitals, HTML entities and wide letters.
         """
-        pieces = self.bpe.encode(prompt)
+        if self.padding_text is not None:
+            parts = [self.bpe.encode(part) for part in prompt.split(self.padding_text)]
+            pieces = parts[0] + [piece for part in parts[1:] for piece in (PADDING, *part)]
+        else:
+            pieces = self.bpe.encode(prompt)
         for token in SPECIAL:
             special = self.bpe.encoder[token]
             if special in pieces:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unclip.diffusion.inpainting import Known
 from unclip.models.upsampler import Upsampler, UpsamplerCond, restore, standardise
-from unclip.noise import augmented, stream
+from unclip.noise import Seed, augmented, stream
 from unclip.priors import OnStep, finish, silent
 from unclip.stage import Stage
 
@@ -16,7 +16,7 @@ from unclip.stage import Stage
 def upsample(
     stage: Stage[Upsampler],
     x: Float[Tensor, "b 3 h w"],
-    seeds: Sequence[int],
+    seeds: Sequence[Seed],
     chunk: int,
     on_step: OnStep = silent,
     known: Known | None = None,
@@ -43,7 +43,7 @@ def _part(stage: Stage[Upsampler], known: Known, rows: slice, low_res: Float[Ten
     return Known(pixels, known.keep[rows], known.rounds)
 
 
-def _low_res(stage: Stage[Upsampler], x: Float[Tensor, "b 3 h w"], seeds: Sequence[int]) -> UpsamplerCond:
+def _low_res(stage: Stage[Upsampler], x: Float[Tensor, "b 3 h w"], seeds: Sequence[Seed]) -> UpsamplerCond:
     """What an upsampler starts from; noised by `sampling.level` if it was trained under noise-conditioning augmentation."""
     if not stage.net.config.level:
         return UpsamplerCond(low_res=x)

@@ -118,14 +118,14 @@ def test_every_parameter_learns(prior, prior_cond):
 
 def test_standardise_and_restore():
     prior = Prior(PriorConfig(image_emb=1024, width=8, depth=1, heads=1, text="own", vocabulary=4))
-    assert torch.allclose(prior.scale, torch.tensor(17.2))
+    assert torch.allclose(prior.std, torch.tensor(1 / 17.2))
     assert not prior.shift.any()
     z = torch.nn.functional.normalize(draw(5, 1024))
     assert prior.standardise(z).std() == pytest.approx(0.5375, rel=0.02)
     prior.shift += 0.3
-    prior.scale *= torch.linspace(0.5, 2, 1024)
+    prior.std *= torch.linspace(0.5, 2, 1024)
     assert torch.allclose(prior.restore(prior.standardise(z)), z, atol=1e-6)
-    assert {"shift", "scale"} <= prior.state_dict().keys()
+    assert {"shift", "std"} <= prior.state_dict().keys()
 
 
 def test_user_mistakes(prior, prior_cond):

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from stages.data import Batch, validation_batches
 from stages.upsampler import Objective, UpsamplerRun, psnr
+from unclip.checkpoint import weights
 from unclip.config import build
 from unclip.diffusion.process import Process
 from unclip.errors import UnclipError
 from unclip.images import resize
+from unclip.loading import Shelf
 from unclip.models.upsampler import Upsampler, UpsamplerCond
 from unclip.noise import stream
 from unclip.priors import finish
@@ -101,8 +103,9 @@ def test_psnr_is_measured_beside_bicubic(lab: Any, tmp_path: Path) -> None:
 
 def test_the_export_upsamples(lab: Any, tmp_path: Path) -> None:
     run = lab.train("upsampler", tmp_path / "run", "run.steps=2")
-    stage, header = open_stage("upsampler", run / "weights.safetensors", Upsampler, "cpu")
-    assert header.parents == {}
+    found = weights(run / "weights.safetensors")
+    stage = open_stage("upsampler", found, Upsampler, Shelf(torch.device("cpu")))
+    assert found.header.parents == {}
     low = torch.zeros(2, 3, 4, 4)
     drawn = finish(stage, stage.run(UpsamplerCond(low_res=low), stream("x", (0, 1), (3, 16, 16))))
     assert drawn.shape == resize(low, 16).shape

@@ -54,10 +54,11 @@ def _checkpoint(path: Path) -> str:
 def _system(folder: Path) -> str:
     import torch
 
-    from unclip.folder import open_parts
+    from unclip.folder import assembled, boxed
+    from unclip.loading import Shelf
 
-    parts = open_parts(folder, torch.device("cpu"), torch.float32)
-    stages = [parts.prior, parts.decoder, *parts.upsamplers]
+    parts = assembled(boxed(folder), Shelf(torch.device("cpu")))
+    stages = [stage for stage in (parts.prior, parts.decoder, *parts.upsamplers) if stage is not None]
     lines = [f"{folder}: the system {parts.config.name!r}, all parts fit together"]
     lines.append(f"  clip: {parts.config.clip} ({parts.clip.fingerprint[:12]})")
     for stage in stages:

@@ -10,7 +10,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unclip.config import Natural, NonNegativeFloat, Positive, PositiveFloat, config
-from unclip.diffusion.schedule import Schedule, Time, Transition, cosine, linear, spread, zero_terminal_snr
+from unclip.diffusion.schedule import (
+    Schedule,
+    Time,
+    Transition,
+    cosine,
+    cosine_in_single_precision,
+    linear,
+    spread,
+    zero_terminal_snr,
+)
 from unclip.errors import UnclipError
 
 
@@ -22,7 +31,7 @@ class ProcessConfig:
     twice the channels) or "analytic" (2201.06503), which needs `eps_power`, measured once the net is trained:
     E||eps||^2 / d of the net's own noise estimate at the times `power_times` gives. Until it is there, "analytic"
     samples like "small". `data_variance` bounds the analytic variance; 1 suits data in [-1, 1]. The net is called with
-    t - `time_offset`: 0 for nets trained here, 1 for foreign ones that count from 0.
+    t - `time_offset`: 0 for nets trained here, 1 for foreign ones that count from 0. `tables` "float32" are diffusers'.
     """
 
     schedule: Literal["linear", "cosine"] = "cosine"
@@ -31,12 +40,15 @@ class ProcessConfig:
     predicts: Literal["x0", "eps", "v"] = "eps"
     variance: Literal["small", "large", "learned", "analytic"] = "small"
     time_offset: Natural = 0
+    tables: Literal["float64", "float32"] = "float64"
     eps_power: tuple[NonNegativeFloat, ...] = ()
     data_variance: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
         if self.zero_terminal_snr and self.predicts == "eps":
             raise ValueError('zero_terminal_snr: at T eps says nothing of x0; set predicts = "v" or "x0"')
+        if self.tables == "float32" and (self.schedule != "cosine" or self.zero_terminal_snr):
+            raise ValueError('tables = "float32": only for schedule = "cosine" without zero_terminal_snr')
         if self.timesteps < 2 or (self.schedule == "linear" and self.timesteps <= 20):
             raise ValueError(
                 f"timesteps = {self.timesteps}: a cosine schedule needs at least 2, a linear one at least 21"
@@ -70,6 +82,8 @@ class Process:
     def schedule(self) -> Schedule:
         """The schedule the net was trained on."""
         timesteps, zero = self.config.timesteps, self.config.zero_terminal_snr
+        if self.config.tables == "float32":
+            return cosine_in_single_precision(timesteps)
         if self.config.schedule == "cosine":
             return cosine(timesteps, max_beta=None) if zero else cosine(timesteps)
         return zero_terminal_snr(linear(timesteps)) if zero else linear(timesteps)

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unclip.diffusion.guidance import Denoiser
-from unclip.diffusion.process import reverse_log_variance
-from unclip.diffusion.schedule import Schedule, spread
+from unclip.diffusion.process import Denoised, reverse_log_variance
+from unclip.diffusion.schedule import Schedule, Transition, spread
 from unclip.errors import UnclipError
 from unclip.noise import Noise
 
@@ -50,12 +50,7 @@ def ddpm(
         if s == 0:
             x = mean
         else:
-            step = schedule.transition(t, s)
-            fixed = estimate.var_frac is None and estimate.x0_var is None
-            log_variance = (
-                spread(step.beta.log(), x) if fixed and variance == "large" else reverse_log_variance(estimate, step)
-            )
-            x = mean + (0.5 * log_variance).exp() * noise().to(x)
+            x = mean + _deviation(estimate, schedule.transition(t, s), variance) * noise().to(x)
         yield Step(t, s, x, estimate.x0)
 
 
@@ -114,6 +109,14 @@ def dpmpp_2m(denoise: Denoiser, x: Float[Tensor, " b *d"], times: Sequence[int],
         x = spread(keep, x) * x + spread(take, x) * mixed
         before, step_before = x0, step
         yield Step(t, s, x, x0)
+
+
+def _deviation(estimate: Denoised, step: Transition, variance: Literal["small", "large"]) -> Float[Tensor, "..."]:
+    """The standard deviation of an ancestral step."""
+    if estimate.var_frac is not None or estimate.x0_var is not None:
+        return (0.5 * reverse_log_variance(estimate, step)).exp()
+    fixed = step.beta if variance == "large" else step.variance
+    return spread((0.5 * fixed.log()).exp(), estimate.x0)  # in the table's precision
 
 
 Sampler = Callable[[Denoiser, Tensor, Sequence[int], Schedule, Noise, float], Iterator[Step]]

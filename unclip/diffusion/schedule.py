@@ -1,7 +1,8 @@
 """How much signal is left at each time: the table of alpha_bar, and everything that follows from it alone.
 
 Times are whole numbers: 0 is data (alpha_bar = 1 exactly) and T is noise. Coefficients are formed in float64 and only
-then cast to the dtype of the sample they multiply, since a float32 table is visibly wrong at both ends.
+then cast to the dtype of the sample they multiply, since a float32 table is visibly wrong at both ends; there is one
+nonetheless, to draw as diffusers does.
 """
 
 import math
@@ -20,7 +21,7 @@ Time = int | Int[Tensor, " b"]
 
 
 def spread(values: Float[Tensor, "*b"], like: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Float64 coefficients, one or one per sample, in the dtype of `like` and shaped to multiply it."""
+    """A table's coefficients, one or one per sample, in the dtype of `like` and shaped to multiply it."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     if values.ndim == 0:
         return values.to(dtype)  # stays on the CPU: torch takes a 0-dim tensor as a number on any device
@@ -54,14 +55,16 @@ class Schedule:
     """The noise schedule as a float64 table alpha_bar[0..T] on the CPU, from 1 (data) down to nearly 0 (noise).
 
     A time is an int, or an integer tensor [b] with one time per sample; keep that tensor on the CPU, or each call waits
-    for the accelerator.
+    for the accelerator. With `betas`, those of single steps from time k to k + 1, both tables are float32 and a reverse
+    step is computed as in diffusers' UnCLIPScheduler, whose result never quite reaches the estimate at the end.
     """
 
     alpha_bar: Float[Tensor, " times"]
+    betas: Float[Tensor, " steps"] | None = None
 
     def __post_init__(self) -> None:
         table = self.alpha_bar
-        assert table.dtype == torch.float64
+        assert table.dtype == (torch.float64 if self.betas is None else torch.float32)
         assert table.ndim == 1
         assert len(table) >= 2
         assert table[0].item() == 1
@@ -74,7 +77,7 @@ class Schedule:
         return len(self.alpha_bar) - 1
 
     def at(self, t: Time) -> Float[Tensor, "*b"]:
-        """alpha_bar at time t in [0, T], float64 on the CPU."""
+        """alpha_bar at time t in [0, T], on the CPU in the table's precision."""
         if isinstance(t, Tensor):
             t = t.cpu()
             low, high = int(t.min()), int(t.max())
@@ -119,6 +122,8 @@ class Schedule:
         """The coefficients of the reverse step from t to any s < t."""
         at_t, at_s = self.at(t), self.at(s)
         assert bool((at_t < at_s).all()), f"a reverse step goes down in time, not from {t} to {s}"
+        if self.betas is not None:
+            return _in_single_precision(at_t, at_s, self.betas[s] if t == s + 1 else 1 - at_t / at_s)
         beta = (at_s - at_t) / at_s  # and not 1 - at_t / at_s, which loses digits where steps are small
         share = beta / (1 - at_t)
         return Transition(
@@ -172,12 +177,30 @@ def cosine(timesteps: int = 1000, max_beta: float | None = 0.999) -> Schedule:
     return Schedule(curve / curve[0])
 
 
+def cosine_in_single_precision(timesteps: int = 1000, max_beta: float = 0.999) -> Schedule:
+    """`cosine` as diffusers' UnCLIPScheduler keeps it, in float32: its alpha_bar_T is wrong by 1e-5 of itself."""
+    curve = [math.cos((k / timesteps + 0.008) / 1.008 * math.pi / 2) ** 2 for k in range(timesteps + 1)]
+    betas = torch.tensor([min(1 - b / a, max_beta) for a, b in pairwise(curve)], dtype=torch.float32, device="cpu")
+    return Schedule(torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)]), betas)
+
+
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """The schedule with sqrt(alpha_bar) shifted and scaled to be 0 at T and unchanged at t = 1 (2305.08891 alg. 1)."""
     signal = schedule.alpha_bar.sqrt()
     first, last = signal[1], signal[-1]
     moved = (signal[1:] - last) * first / (first - last)
     return Schedule(torch.cat([signal[:1], moved]).square())
+
+
+def _in_single_precision(at_t: Tensor, at_s: Tensor, beta: Tensor) -> Transition:
+    """The order of operations matters here: a last bit is all that is to be kept."""
+    noise_t, noise_s = 1 - at_t, 1 - at_s
+    return Transition(
+        beta=beta,
+        variance=noise_s / noise_t * beta,
+        x0=at_s**0.5 * beta / noise_t,
+        xt=(1 - beta) ** 0.5 * noise_s / noise_t,
+    )
 
 
 def _from_betas(betas: Float[Tensor, " steps"]) -> Schedule:

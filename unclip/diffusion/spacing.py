@@ -15,7 +15,10 @@ def spaced(log_snr: Sequence[float], steps: int, spacing: Spacing) -> list[int]:
     elif steps == 1:
         rising = [last]
     elif spacing == "linspace":
-        rising = [1 + _rounded(k * (last - 1), steps - 1) for k in range(steps)]
+        pace = (last - 1) / (
+            steps - 1
+        )  # a float, and halves to the even neighbour: what released weights are used with
+        rising = [1 + round(pace * k) for k in range(steps)]
     elif spacing == "quadratic":
         pace = (math.sqrt(last) - 1) / (steps - 1)
         rising = [round((1 + pace * k) ** 2) for k in range(steps)]

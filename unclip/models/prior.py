@@ -68,7 +68,7 @@ class Prior(nn.Module):
     """
 
     shift: Tensor
-    scale: Tensor
+    std: Tensor
 
     def __init__(self, config: PriorConfig):
         super().__init__()
@@ -91,15 +91,15 @@ class Prior(nn.Module):
         scale = config.scale or 0.5375 * math.sqrt(d)
         self.text_scale = config.text_scale or scale
         self.register_buffer("shift", torch.zeros(d))
-        self.register_buffer("scale", torch.full((d,), scale))
+        self.register_buffer("std", torch.full((d,), 1 / scale))
 
     def standardise(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """CLIP's image embeddings as the diffusion sees them: (z - shift) * scale."""
-        return (z - self.shift) * self.scale
+        """CLIP's image embeddings as the diffusion sees them: (z - shift) / std."""
+        return (z - self.shift) / self.std
 
     def restore(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         """The inverse of `standardise`."""
-        return z / self.scale + self.shift
+        return z * self.std + self.shift
 
     def forward(
         self, x: Float[Tensor, "b d"], t: Num[Tensor, " b"], cond: PriorCond | PriorPrepared

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from unclip.config import Positive, PositiveFloat, config
+from unclip.config import Natural, Positive, PositiveFloat, config
 from unclip.errors import UnclipError
 from unclip.images import resize
 from unclip.models.unet import UNet, UNetConfig
@@ -28,6 +28,8 @@ class UpsamplerConfig:
 
     Whatever the net gets wrong, grain above all, is then that much smaller. None: diffuse the picture, as the paper does.
     """
+    last_until: Natural | None = None
+    """A second U-Net of the same shape, `last`, serves the times up to this one, as the net is told them (Karlo: 0)."""
 
     def __post_init__(self):
         if self.unet.attention:
@@ -61,6 +63,7 @@ class Upsampler(nn.Module):
         super().__init__()
         self.config = config
         self.unet = UNet(config.unet, 6, 6 if config.learned_variance else 3)
+        self.last = None if config.last_until is None else UNet(config.unet, 6, 6 if config.learned_variance else 3)
         self.level = TimeEmbedding(config.unet.channels, self.unet.emb_width) if config.level else None
 
     def forward(
@@ -71,7 +74,14 @@ class Upsampler(nn.Module):
         if x.shape != ready.low_res.shape:
             given, low = "x".join(map(str, x.shape)), "x".join(map(str, ready.low_res.shape))
             raise UnclipError(f"a picture of {given} does not match low_res, which is {low} when enlarged")
-        return self.unet(torch.cat([x, ready.low_res.to(x.dtype)], dim=1), t, ready.emb)
+        x = torch.cat([x, ready.low_res.to(x.dtype)], dim=1)
+        if self.last is None or self.config.last_until is None:
+            return self.unet(x, t, ready.emb)
+        late = t <= self.config.last_until
+        if late.all() or not late.any():  # as when sampling, where all of a batch are at one time
+            return (self.last if late.all() else self.unet)(x, t, ready.emb)
+        out = self.unet(x, t, ready.emb)
+        return torch.where(late[:, None, None, None], self.last(x, t, ready.emb), out)
 
     def prepare(self, cond: UpsamplerCond) -> UpsamplerPrepared:
         """Everything that ignores x and t: low_res enlarged (bicubic, antialiased) and the level's embedding."""

@@ -71,6 +71,7 @@ def fit(state: State, objective: Objective, samples: Iterator[Batch], run: Run, 
                 raise KeyboardInterrupt
         if run.main and not run.finished:  # it was stopped after the last step's state, before its export
             watch.export(state)
+    state.accelerator.end_training()  # ranks that exit with their process group alive now and then abort
 
 
 def stream(data: DataConfig, state: State, run: Run) -> Iterator[Batch]:

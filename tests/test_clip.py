@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from unclip.checkpoint import load_strictly, read_tensors, save
-from unclip.clip import Clip, ClipConfig, build_net, normalise
+from unclip.clip import Clip, ClipConfig, build_net, export, normalise
 from unclip.config import build, to_dict
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.images import to_tensor
@@ -225,3 +225,15 @@ def test_a_clip_that_cannot_be_had_is_one_line(released, tmp_path, monkeypatch, 
     assert "\n" not in str(caught.value)
     assert not caplog.records
     assert not list(tmp_path.iterdir())
+
+
+def test_a_clip_without_pictures_reads_texts_as_the_whole_one(clip, tmp_path):
+    torch.manual_seed(0)
+    config = clip_config(vision=None)
+    net = build_net(config)
+    net.load_state_dict({name: x for name, x in clip.net.state_dict().items() if not name.startswith("visual.")})
+    export(net, config, tmp_path / "text.safetensors", {})
+    reader = Clip(tmp_path / "text.safetensors")
+    assert torch.equal(reader.text(["a red cube"]).emb, clip.text(["a red cube"]).emb)
+    with pytest.raises(UnclipError, match="reads texts only"):
+        reader.image_emb(torch.zeros(1, 3, 16, 16))

@@ -2,7 +2,7 @@
 
 import torch
 
-from unclip.noise import augmented, generator, stream
+from unclip.noise import Thread, augmented, generator, seeded, stream
 
 
 def draws(seeds, stage="decoder", count=2):
@@ -52,3 +52,33 @@ def test_augmentation_keeps_the_variance_and_at_level_0_the_picture():
     assert torch.equal(made[0], images[0])
     assert torch.allclose(made[1], 0.8 * images[1] + 0.6 * eps[1], atol=1e-6)
     assert torch.equal(made[2], eps[2])
+
+
+def test_a_thread_runs_through_all_stages_of_one_picture():
+    """diffusers' order: x_T and the steps' noise of the prior, then of the decoder, then of the upsampler."""
+    source = torch.Generator().manual_seed(7)
+    shapes = [("prior/0", (5,)), ("decoder", (3, 4)), ("upsampler-8", (3, 8))]
+    wanted = [torch.randn(1, *shape, generator=source) for _, shape in shapes for _ in range(3)]
+    thread = Thread(7)
+    drawn = [source() for name, shape in shapes for source in [stream(name, [thread], shape)] for _ in range(3)]
+    assert all(torch.equal(one, other) for one, other in zip(drawn, wanted, strict=True))
+
+
+def test_a_native_thread_draws_two_rows_under_guidance_and_for_the_last_steps():
+    source = torch.Generator().manual_seed(7)
+    wanted = []
+    for rows, shape in ((2, (5,)), (2, (3, 4)), (1, (3, 8))):
+        draws = [torch.randn(rows, *shape, generator=source) for _ in range(3)]  # x_T, a step, the last step
+        wanted += draws[:2]
+    thread = Thread(7, native=True)
+    shapes = [("prior/0", (5,)), ("decoder", (3, 4)), ("upsampler-8", (3, 8))]
+    drawn = [source() for name, shape in shapes for source in [stream(name, [thread], shape)] for _ in range(2)]
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(drawn, wanted, strict=True))
+
+
+def test_threads_do_not_depend_on_the_batch():
+    together = stream("decoder", [Thread(5), Thread(9)], (3, 4))()
+    assert torch.equal(together[1:], stream("decoder", [Thread(9)], (3, 4))())
+    assert seeded("streams", 3) == 3
+    assert seeded("native", 3).native
+    assert stream("decoder", [seeded("diffusers", 3, torch.float64)], (2,))().dtype == torch.float64

@@ -33,7 +33,7 @@ class ClipConfig:
 
     embed_dim: Positive
     quick_gelu: bool
-    vision: dict[str, Any] | None
+    vision: dict[str, Any] | None = None
     text: dict[str, Any]
     mean: Triple = OPENAI_DATASET_MEAN
     std: Triple = OPENAI_DATASET_STD

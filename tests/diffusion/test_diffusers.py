@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_unclip import UnCLIPScheduler
 from torch import Tensor
 
 from unclip.diffusion.guidance import Denoiser, clipped, plain
@@ -116,3 +117,31 @@ def test_with_their_own_tables_and_clipping(name: str, schedule: Any):
         reference = theirs(scheduler, 3, eta=ETA, use_clipped_model_output=True)
     mine = ours(name, denoise, process.schedule, times)
     torch.testing.assert_close(mine[-1], reference[-1], rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("steps", [2, 7, 25, 27, 1000])
+@pytest.mark.parametrize(("predicts", "variance"), [("x0", "small"), ("eps", "learned"), ("eps", "small")])
+def test_unclips_scheduler_to_the_last_bit_of_its_tables(predicts: Any, variance: Any, steps: int):
+    """With tables = "float32" every coefficient is diffusers' own: what is left is float64 rounding."""
+    scheduler = UnCLIPScheduler(
+        variance_type="learned_range" if variance == "learned" else "fixed_small_log",
+        prediction_type=PREDICTS[predicts],
+    )
+    scheduler.set_timesteps(steps)
+    told, channels = scheduler.timesteps.tolist(), 6 if variance == "learned" else 3
+    (x, generator), path = start(), []
+    for k, t in enumerate(told):
+        later = told[k + 1] if k + 1 < steps else None
+        out = net(channels)(x, torch.full((4,), t), None)
+        x = scheduler.step(out, t, x, prev_timestep=later, generator=generator).prev_sample
+        path.append(x)
+    config = ProcessConfig(predicts=predicts, variance=variance, time_offset=1, tables="float32")
+    process = Process(config)
+    times = process.schedule.times(steps, "linspace")
+    assert [t - 1 for t in times[:-1]] == told
+    mine = ours("ddpm", clipped(plain(net(channels), process, None)), process.schedule, times)
+    for one, other in zip(mine, path, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
+    exact = Process(ProcessConfig(predicts=predicts, variance=variance, time_offset=1))
+    other = ours("ddpm", clipped(plain(net(channels), exact, None)), exact.schedule, times)
+    assert 1e-7 < (other[-1] - path[-1]).abs().max() < 1e-2  # float32 tables do differ from ours

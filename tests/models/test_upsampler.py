@@ -96,3 +96,18 @@ def test_a_residual_is_what_the_enlarged_picture_lacks():
     plain = dataclasses.replace(config, residual=None)
     assert standardise(plain, image, low) is image
     assert torch.equal(restore(plain, 2 * image, low), (2 * image).clamp(-1, 1))
+
+
+@torch.no_grad()
+def test_a_second_net_serves_the_last_times():
+    net = build(last_until=20)
+    x, cond = draw(2, 3, 16, 16), UpsamplerCond(low_res=draw(2, 3, 4, 4, seed=1))
+    assert net.last is not None
+    assert {name for name, _ in net.last.named_parameters()} == {name for name, _ in net.unet.named_parameters()}
+    late, early = net(x, torch.tensor([20, 3]), cond), net(x, torch.tensor([21, 900]), cond)
+    mixed = net(x, torch.tensor([21, 3]), cond)
+    assert torch.allclose(mixed, torch.stack([early[0], late[1]]), atol=1e-6)
+    for part in net.unet.parameters():
+        part.zero_()
+    assert torch.equal(net(x, torch.tensor([20, 3]), cond), late)
+    assert not net(x, torch.tensor([21, 900]), cond).any()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import TypeVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -87,11 +87,9 @@ class _Cast(Mapping[str, Tensor]):
         return len(self.tensors)
 
 
-def footprint(weights: Weights, net_type: type[nn.Module], dtype: torch.dtype) -> tuple[int, int]:
-    """How many values a net has, and how many bytes it takes in memory; nothing is read."""
-    config_type = get_type_hints(cast(Any, net_type.__init__))["config"]
-    with torch.device("meta"):
-        net = net_type(build(config_type, weights.header.model, f"{weights.where}: header: model"))
-    kept, state = precisions(net, dtype), net.state_dict()
+def held(net: nn.Module, dtype: torch.dtype, whole: bool = False) -> tuple[int, int]:
+    """How many values a net (on the meta device or not) has, and in how many bytes they are kept when it computes in
+    `dtype`; `whole`: nothing of it is rounded."""
+    kept, state = precisions(net, torch.promote_types(dtype, torch.float32) if whole else dtype), net.state_dict()
     count = sum(tensor.numel() for tensor in state.values())
     return count, sum(tensor.numel() * kept[name].itemsize for name, tensor in state.items())

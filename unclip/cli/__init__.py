@@ -2,6 +2,7 @@
 
 from cyclopts import App
 
+from unclip.cli.convert import convert
 from unclip.cli.generate import generate
 from unclip.cli.inpaint import inpaint
 from unclip.cli.inspect import inspect
@@ -17,7 +18,7 @@ app = App(
     help_format="plaintext",
     help_formatter="plain",
 )
-for command in (generate, vary, interpolate, blend, edit, reconstruct, inpaint, replay, info, inspect):
+for command in (generate, vary, interpolate, blend, edit, reconstruct, inpaint, replay, info, inspect, convert):
     app.command(command)
 
 

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
 
 from unclip.cli.output import check_folder, progress, save, save_gif
+from unclip.cli.plan import plan
 from unclip.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class Common:
     Parameters
     ----------
     model
-        The folder of a system (with system.toml); "demo" is the one that comes with this package.
+        The folder of a system, ours (with system.toml) or as it was released; "demo" is the one that comes with this
+        package, "karlo" or ORG/NAME is downloaded from the hub.
     out
         Folder for the pictures.
     batch
@@ -38,7 +40,13 @@ class Common:
     device
         auto, cpu, cuda, cuda:N or mps.
     dtype
-        auto, float32, bfloat16 or float16.
+        auto, float32, bfloat16, float16 or float64.
+    low_memory
+        Have one net at a time in memory: its weights are read again for every batch.
+    arithmetic
+        How released weights are drawn with: with their slips mended (own), or exactly as diffusers or native Karlo does.
+    dry_run
+        Say what would be loaded and drawn, and in how much memory; draw nothing.
     """
 
     model: str = "demo"
@@ -47,6 +55,9 @@ class Common:
     grid: bool = True
     device: str = "auto"
     dtype: str = "auto"
+    low_memory: bool = False
+    arithmetic: Literal["own", "diffusers", "native"] = "own"
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +113,15 @@ def draw(choices: Choices, make: Make, names: Names) -> None:
     chosen = to_dict(build(Settings, asdict(choices.settings), "settings"))
     from unclip.system import UnCLIP  # takes seconds: only once the request is known to make sense
 
-    system = UnCLIP.from_pretrained(common.model, common.device, common.dtype)
+    low = common.low_memory or common.dry_run
+    system = UnCLIP.from_pretrained(common.model, common.device, common.dtype, low, common.arithmetic)
     done = []
     # what makes no sense is refused here, before there are bars
     drawing = {"batch": common.batch, "on_step": lambda stage, step: on_step(stage, step)}
     pictures = make(system, drawing | chosen)
+    if common.dry_run:
+        print(plan(system, pictures.plan))
+        return
     with progress(pictures.plan) as on_step:
         for k, picture in enumerate(pictures):
             done.append(picture.image)

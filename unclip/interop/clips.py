@@ -3,36 +3,50 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import open_clip
 import torch
+from torch import Tensor
 
 from unclip.checkpoint import load_strictly
 from unclip.clip import ClipConfig, Triple, build_net, export
 from unclip.errors import UnclipError
+from unclip.interop.files import folder_tensors, kind, open_openai, open_tensors
+
+FOLDER_STEMS = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 
 
 def import_open_clip(source: str, path: str | Path) -> None:
     """Turns a released CLIP into a checkpoint at `path`. `source` is one of
 
     - "MODEL:TAG", one of open_clip's own pretrained tags (it downloads): "ViT-L-14-quickgelu:openai";
-    - "MODEL:FILE", a local state dict of that architecture (safetensors, or a weights-only pickle by torch's rule);
+    - "MODEL:FILE", a local state dict of that architecture (safetensors, or a pickle of plain values), or OpenAI's own
+      file, ViT-L-14.pt: "ViT-L-14-quickgelu:FILE";
     - a folder with open_clip_config.json and open_clip_model.safetensors.
 
     Raises UnclipError. Where an architecture exists with both activations, the name must match the weights: OpenAI's use
     QuickGELU, and no file says so, so a FILE needs the name that says it ("...-quickgelu" or "...+gelu").
     """
     if os.path.isdir(source):
-        name, weights, label = f"local-dir:{source}", None, source
+        name, weights, tensors = f"local-dir:{source}", "", None
+        if os.path.isfile(os.path.join(source, "open_clip_config.json")):  # without it open_clip says what is missing
+            tensors = folder_tensors(source, FOLDER_STEMS)
     else:
         name, _, weights = source.partition(":")
-        name, label = _checked_name(name, weights, source), source
+        name = _checked_name(name, weights, source)
+        tensors = _file(weights) if os.path.isfile(weights) else None
     try:
-        with _quiet():
-            net, _, _ = open_clip.create_model_and_transforms(name, pretrained=weights or None)
+        with _quiet():  # no file of weights is read by open_clip itself, other than those of its own tags
+            net, _, _ = open_clip.create_model_and_transforms(
+                name,
+                pretrained=None if tensors is not None else weights or None,
+                load_weights=tensors is None,
+                pretrained_text=tensors is None,
+            )
         settings = open_clip.get_model_config(name)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise UnclipError(f"CLIP {source!r}: {' '.join(str(error).split())[:300]}") from None
@@ -42,6 +56,8 @@ def import_open_clip(source: str, path: str | Path) -> None:
         raise UnclipError(
             f"CLIP {source!r}: only open_clip's own two-tower CLIPs are supported, not {type(net).__name__}"
         )
+    if tensors is not None:
+        load_strictly(net, _fitted(tensors), f"CLIP {source!r}")
     preprocess = cast(dict[str, Any], net.visual.preprocess_cfg)
     made = ClipConfig(
         embed_dim=settings["embed_dim"],
@@ -53,7 +69,27 @@ def import_open_clip(source: str, path: str | Path) -> None:
     )
     with torch.device("meta"):  # before anything is written: weights that our CLIP could not take
         load_strictly(build_net(made), net.state_dict(), f"CLIP {source!r}")
-    export(net, made, path, {"source": label})
+    export(net, made, path, {"source": source})
+
+
+def openai_digests() -> frozenset[str]:
+    """SHA-256 of the CLIP files that OpenAI published, from the URLs in open_clip's table of downloads."""
+    names = open_clip.list_pretrained_models_by_tag("openai")
+    urls = " ".join(open_clip.get_pretrained_url(name, "openai") for name in names)
+    return frozenset(re.findall(r"/([0-9a-f]{64})/", urls))
+
+
+def _file(path: str) -> Mapping[str, Tensor]:
+    return open_openai(path) if kind(Path(path)) == "script" else open_tensors(path)
+
+
+def _fitted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict as open_clip's net has it: in full precision, without what training in parallel adds to the names."""
+    kept = {name.removeprefix("module."): tensor.float() for name, tensor in tensors.items()}
+    scale = kept.get("logit_scale")
+    if scale is not None and scale.numel() == 1:  # some programs write it as [1]
+        kept["logit_scale"] = scale.reshape(())
+    return kept
 
 
 @contextlib.contextmanager
@@ -76,6 +112,8 @@ def _checked_name(name: str, weights: str, source: str) -> str:
         raise UnclipError(f"CLIP {source!r}: open_clip knows no architecture {plain!r}")
     twin = f"{plain}-quickgelu" in open_clip.list_models()
     if os.path.isfile(weights):
+        if twin and name.endswith("+gelu") and kind(Path(weights)) == "script":
+            raise UnclipError(f"CLIP {source!r}: OpenAI's weights use QuickGELU; write {plain}-quickgelu:FILE")
         if twin and not name.endswith("+gelu"):
             raise UnclipError(
                 f"CLIP {source!r}: a file does not tell its activation; write {plain}-quickgelu:FILE (OpenAI's weights)"

@@ -1,13 +1,80 @@
 """Systems by name or folder: ours as they are, released ones read as if they were ours."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from unclip.folder import Box, boxed
+from unclip.checkpoint import Weights
+from unclip.errors import UnclipError
+from unclip.folder import FILE, SHIPPED, Box, boxed
+from unclip.interop.hub import fetched
+from unclip.interop.released import INDEX, diffusers_box, native_box
 
 Arithmetic = Literal["own", "diffusers", "native"]
+"""How released weights are drawn with: as diffusers does it (float32 tables, the prior's estimates within ±5, "!" read
+as padding, one thread of noise per picture), as native Karlo does (±10, and noise that nobody uses), or as we do: float64
+tables, ±10, every character read, and noise by stage and seed."""
+
+LIMIT = {"own": 10.0, "native": 10.0, "diffusers": 5.0}
+CLIP_CONFIG = "open_clip_config.json"
+PICTURES = {"karlo": "karlo-image-variations"}  # where the image encoder lies that a system lacks
 
 
 def found(name: str | Path, arithmetic: Arithmetic = "own") -> Box:
-    """The system of that name or in that folder."""
-    return boxed(name)
+    """The system of that name or in that folder, released ones under some arithmetic; see `Arithmetic`.
+
+    "karlo", or another model's id on the hub, is downloaded unless it is in the hub's cache. Raises UnclipError.
+    """
+    if str(name) in SHIPPED or (Path(name) / FILE).is_file():
+        return _ours(boxed(name), arithmetic)
+    if Path(name).is_dir() and not _released(Path(name)):
+        raise UnclipError(
+            f"{name}: no system there; expected a folder with {FILE}, {INDEX} or native Karlo's .ckpt files"
+        )
+    folder = fetched(str(name))
+    pictures = fetched(PICTURES[str(name)], ["image_encoder"]) if str(name) in PICTURES else None
+    box = diffusers_box(folder, pictures) if (folder / INDEX).is_file() else native_box(folder)
+    return under(replace(box, config=replace(box.config, name=Path(str(name)).name)), arithmetic)
+
+
+def clip_source(name: str) -> str | None:
+    """What `import_open_clip` takes, if this is a CLIP alone: MODEL:TAG, MODEL:FILE, or an OpenCLIP model's folder or id."""
+    if ":" in name and not Path(name).exists():
+        return name
+    if str(name) in SHIPPED or (Path(name).is_dir() and not (Path(name) / CLIP_CONFIG).is_file()):
+        return None
+    folder = fetched(name)
+    return str(folder) if (folder / CLIP_CONFIG).is_file() else None
+
+
+def under(box: Box, arithmetic: Arithmetic) -> Box:
+    """The same weights, told to be drawn with under that arithmetic."""
+    tables = {"tables": "float32" if arithmetic == "diffusers" else "float64"}
+    padding = {"padding_text": "!" if arithmetic == "diffusers" else None}
+    limit = {"limit": LIMIT[arithmetic]}
+    return replace(
+        box,
+        config=replace(box.config, noise="streams" if arithmetic == "own" else arithmetic),
+        clip=_changed(box.clip, model=padding),
+        prior=box.prior and _changed(box.prior, process=tables, sampling=limit),
+        decoder=box.decoder and _changed(box.decoder, process=tables),
+        upsamplers=tuple(_changed(one, process=tables) for one in box.upsamplers),
+    )
+
+
+def _ours(box: Box, arithmetic: Arithmetic) -> Box:
+    if arithmetic == "own":
+        return box
+    if any(one is not None and one.header.process.get("time_offset") != 1 for one in (box.prior, box.decoder)):
+        raise UnclipError(f"arithmetic = {arithmetic!r} is of released weights; {box.where} was trained here")
+    return under(box, arithmetic)
+
+
+def _released(folder: Path) -> bool:
+    return (folder / INDEX).is_file() or any(folder.glob("*.ckpt"))
+
+
+def _changed(weights: Weights, **tables: dict[str, Any]) -> Weights:
+    header = weights.header
+    new = {name: getattr(header, name) | changes for name, changes in tables.items()}
+    return replace(weights, header=replace(header, **new))

@@ -36,4 +36,4 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Num[Tensor, " b"]) -> Float[Tensor, "b width"]:
         """The embedding of t, integer or not."""
-        return self.mlp(sinusoid(t, self.dim).to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoid(t, self.dim).to(next(self.mlp.parameters()).dtype))

@@ -1,0 +1,167 @@
+"""Folders of released weights: on this disk already, or from the Hugging Face hub when asked for by name."""
+
+import errno
+import glob
+import json
+import re
+import threading
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+from unclip.errors import UnclipError
+from unclip.interop.files import PICKLES, STEMS, chosen
+
+KNOWN = {
+    "karlo": "kakaobrain/karlo-v1-alpha",
+    "karlo-image-variations": "kakaobrain/karlo-v1-alpha-image-variations",
+}
+PATIENCE = 4.0  # seconds for the hub's list of files
+CLIP_STEMS = ("open_clip_model", "open_clip_pytorch_model")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+def fetched(name: str, parts: Collection[str] | None = None) -> Path:
+    """Where a model's or a system's folder is on this disk: `name` itself if it is a folder, else of the hub's model
+    called so ("kakaobrain/karlo-v1-alpha", or "karlo" for short), downloaded if it is not in the hub's cache yet.
+
+    Of the hub's files only those are got that are read here, and with `parts` only of these subfolders. What is in the
+    cache is used as it is, without asking the hub for something newer. Raises UnclipError.
+    """
+    if name and Path(name).is_dir():
+        return Path(name)
+    repo = KNOWN.get(name, name)
+    if name and Path(name).exists():
+        raise UnclipError(f"{name}: a file; expected a folder or a model of the hub")
+    if not HUB_ID.fullmatch(repo) or "--" in repo or ".." in repo:
+        raise UnclipError(
+            f"{name!r}: neither a folder nor a hub id; give a folder, ORG/NAME as the hub has it, or {' or '.join(KNOWN)}"
+        )
+    found = _cached(repo, parts)
+    if found is not None:
+        return found
+    from huggingface_hub import snapshot_download
+
+    wanted = needed(_listed(repo), parts)
+    if not any(PurePosixPath(path).suffix in (".safetensors", *PICKLES) for path in wanted):
+        raise UnclipError(f"{repo}: the hub has no weights there that are read here; expected .safetensors or .bin")
+    try:
+        return Path(snapshot_download(repo, allow_patterns=[glob.escape(path) for path in wanted]))
+    except Exception as error:  # noqa: BLE001 (the library lets through those of its transports)
+        raise _told(repo, error) from None
+
+
+def needed(files: Collection[str], parts: Collection[str] | None = None) -> list[str]:
+    """Those of a repository's files that are read here: .json and .txt, and of each folder's weights one set, by the
+    same rule as files.folder_tensors. With `parts`, only these subfolders and what lies beside them."""
+    folders: dict[str, list[str]] = {}
+    for path in sorted(files):
+        folder, _, base = path.rpartition("/")
+        if not folder or parts is None or folder.split("/")[0] in parts:
+            folders.setdefault(folder, []).append(base)
+    wanted = []
+    for folder, names in folders.items():
+        told = [name for name in names if name.endswith((".json", ".txt"))]
+        # beside the folders of a whole pipeline lie the same weights once more, in other programs' formats
+        whole = not folder and "model_index.json" in names
+        weights = [] if whole else chosen(names, (*STEMS, *CLIP_STEMS)) or _any(names)
+        wanted += [f"{folder}/{name}".lstrip("/") for name in sorted({*told, *weights})]
+    return wanted
+
+
+def _any(names: Collection[str]) -> list[str]:
+    """All weights under names of their own, in the safest of the formats that there are."""
+    for suffixes in ((".safetensors",), (".bin",), PICKLES):
+        found = [name for name in names if name.endswith(suffixes)]
+        if found:
+            return found
+    return []
+
+
+def _cached(repo: str, parts: Collection[str] | None) -> Path | None:
+    """The folder in the hub's cache if all that is needed lies there; this asks no network."""
+    from huggingface_hub import get_cached_repo_tree, snapshot_download
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, IncompleteSnapshotError, LocalEntryNotFoundError
+
+    try:
+        wanted = needed([file.path for file in get_cached_repo_tree(repo)], parts)
+        patterns = [glob.escape(path) for path in wanted]
+    except CachedRepoTreeNotFoundError:  # downloaded by an older version of the library
+        patterns = None
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=True))
+    except (LocalEntryNotFoundError, IncompleteSnapshotError):
+        return None
+    return folder if patterns is not None or _looks_whole(folder, parts) else None
+
+
+def _looks_whole(folder: Path, parts: Collection[str] | None) -> bool:
+    """Whether every part has some file there; the most that can be said without the hub's list."""
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    if parts is None and "model_index.json" in files:
+        try:
+            told = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+            parts = [name for name, value in told.items() if isinstance(value, list) and value and value[0]]
+        except (OSError, ValueError, AttributeError):
+            return False
+    if parts is None:
+        return any(path.endswith((".safetensors", *PICKLES)) for path in files)
+    return set(parts) <= {path.split("/")[0] for path in files}
+
+
+def _listed(repo: str) -> list[str]:
+    """The hub's list of a model's files."""
+    from huggingface_hub import HfApi
+
+    found: list[str] = []
+    failed: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            told = HfApi().model_info(repo, timeout=PATIENCE)
+            found.extend(file.rfilename for file in told.siblings or [])
+        except Exception as error:  # noqa: BLE001 (told in one line by the caller's thread)
+            failed.append(error)
+
+    # the library's timeout begins anew with every address of the hub and does not bound the look-up of its name
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    if failed:
+        raise _told(repo, failed[0])
+    if thread.is_alive():
+        raise _told(repo, TimeoutError(f"no answer within {PATIENCE:.0f} s"))
+    return found
+
+
+def _told(repo: str, error: Exception) -> UnclipError:
+    """A failure of the hub's library, in one line that says what to do."""
+    from huggingface_hub import constants, errors
+
+    text = " ".join(str(error).split())
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
+        return UnclipError(
+            f"{repo}: not wholly in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE forbids downloads;"
+            " unset it, or give a folder"
+        )
+    if isinstance(error, errors.GatedRepoError):
+        return UnclipError(
+            f"{repo}: gated; accept its terms at {constants.ENDPOINT}/{repo}, then log in: `hf auth login`, or HF_TOKEN"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return UnclipError(
+            f"{repo}: no folder here, and no model of the hub that you may see; check the name, or log in for a private one"
+        )
+    if getattr(error, "errno", None) == errno.ENOSPC or "no space left" in text.lower():
+        return UnclipError(
+            f"{repo}: the disk is full ({constants.HF_HUB_CACHE}); make room or set HF_HOME to another disk, and run again"
+        )
+    if status is not None:
+        return UnclipError(f"{repo}: the hub answered with status {status}; try again later, or give a folder")
+    if isinstance(error, PermissionError):
+        return UnclipError(f"{repo}: {error.filename}: may not be written to; set HF_HOME to a folder of yours")
+    reason = text[:120] or type(error).__name__
+    return UnclipError(
+        f"{repo}: not wholly in the cache, and {constants.ENDPOINT} is not to be reached ({reason}); check the network and run"
+        " again, or give a folder"
+    )

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -16,9 +17,10 @@ from unclip.models.upsampler import UpsamplerConfig
 
 @config
 class NativeShape:
-    """What no tensor tells: channels of an attention head (of the prior and the decoder), and the pictures' sides."""
+    """What no tensor tells: the channels of an attention head, of our nets and of CLIP, and the pictures' sides."""
 
     head_channels: Positive = 64
+    clip_head_channels: Positive = 64
     size: Positive = 64
     upsampled: Positive = 256
 
@@ -72,29 +74,32 @@ def upsampler_config(tensors: Mapping[str, Tensor], shape: NativeShape = KARLO) 
     )
 
 
-def clip_config(tensors: Mapping[str, Tensor], merges: tuple[str, ...] | None = None) -> ClipConfig:
-    """The shape of one of OpenAI's vision transformers: heads of 64 channels, QuickGELU. Raises UnclipError as above."""
-    width, patch = _shape(tensors, "visual.conv1.weight")[0], _shape(tensors, "visual.conv1.weight")[-1]
-    side = round((_shape(tensors, "visual.positional_embedding")[0] - 1) ** 0.5)
+def clip_config(
+    tensors: Mapping[str, Tensor], shape: NativeShape = KARLO, merges: tuple[str, ...] | None = None
+) -> ClipConfig:
+    """The shape of one of OpenAI's CLIPs with a vision transformer, or of its text tower. Raises UnclipError as above."""
     context, text = _shape(tensors, "positional_embedding")
     return ClipConfig(
         embed_dim=_shape(tensors, "text_projection")[1],
         quick_gelu=True,
-        vision={
-            "image_size": side * patch,
-            "patch_size": patch,
-            "width": width,
-            "layers": _count(tensors, r"visual\.transformer\.resblocks\.(\d+)\."),
-        },
+        vision=_vision(tensors, shape) if "visual.conv1.weight" in tensors else None,
         text={
             "context_length": context,
             "width": text,
-            "heads": text // 64,
+            "heads": text // shape.clip_head_channels,
             "layers": _count(tensors, r"transformer\.resblocks\.(\d+)\."),
         },
         merges=merges,
         normalize=False,
     )
+
+
+def _vision(tensors: Mapping[str, Tensor], shape: NativeShape) -> dict[str, Any]:
+    width, _, _, patch = _shape(tensors, "visual.conv1.weight")
+    side = round((_shape(tensors, "visual.positional_embedding")[0] - 1) ** 0.5)
+    layers = _count(tensors, r"visual\.transformer\.resblocks\.(\d+)\.")
+    tower = {"image_size": side * patch, "patch_size": patch, "width": width, "layers": layers}
+    return tower | {"head_width": shape.clip_head_channels}
 
 
 def _unet(tensors: Mapping[str, Tensor], prefix: str, shape: NativeShape) -> UNetConfig:

@@ -53,7 +53,7 @@ def native_box(folder: Path, shape: NativeShape = KARLO) -> Box:
     if clip_file is None:
         raise UnclipError(f"{folder}: OpenAI's CLIP is missing; put {' or '.join(NATIVE_CLIP)} there")
     tensors = open_openai(clip_file) if clip_file.suffix == ".pt" else open_tensors(clip_file)
-    clip_shape = native_configs.clip_config(tensors, _merges(folder))
+    clip_shape = native_configs.clip_config(tensors, shape, _merges(folder))
     clip = _weights("clip", clip_shape, native_names.clip_entries(clip_shape), tensors, [clip_file])
     mean, std = open_stats(files["stats"])
     told = {"clip_mean": mean, "clip_std": std}

@@ -1,0 +1,137 @@
+"""Round trips: released weights in, out, and in again, in all three layouts; bit-equal, whole or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unclip.errors import UnclipError
+from unclip.folder import Box, boxed
+from unclip.interop.native_configs import NativeShape
+from unclip.interop.released import diffusers_box, native_box
+from unclip.interop.systems import found
+from unclip.interop.writing import convert
+from unclip.system import UnCLIP
+
+from . import pipelines
+
+SHAPE = NativeShape(head_channels=8, clip_head_channels=8, size=16, upsampled=64)
+
+
+@pytest.fixture(scope="module")
+def text_pipeline() -> Any:
+    return pipelines.text_to_image()
+
+
+@pytest.fixture(scope="module")
+def variations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pipelines.save(pipelines.image_variation(), tmp_path_factory.mktemp("variations"))
+
+
+@pytest.fixture(scope="module")
+def folder(text_pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pipelines.save(text_pipeline, tmp_path_factory.mktemp("karlo"))
+
+
+def tensors(box: Box) -> dict[str, dict[str, torch.Tensor]]:
+    nets = [box.clip, box.prior, box.decoder, *box.upsamplers]
+    return {net.header.net: dict(net.read()) for net in nets if net is not None}
+
+
+def same(one: Box, other: Box, pictures: bool = True) -> bool:
+    """Whether all nets have the same tensors, to the last bit (`pictures`: also CLIP's picture tower)."""
+    mine, theirs = tensors(one), tensors(other)
+    for net in mine | theirs:
+        a, b = ({k: x for k, x in t[net].items() if pictures or not k.startswith("visual.")} for t in (mine, theirs))
+        if a.keys() != b.keys() or not all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a):
+            return False
+    return True
+
+
+def test_ours_and_back(folder: Path, tmp_path: Path) -> None:
+    convert(found(folder), tmp_path / "ours")
+    assert same(boxed(tmp_path / "ours"), diffusers_box(folder))
+    convert(boxed(tmp_path / "ours"), tmp_path / "theirs", "diffusers")
+    assert same(diffusers_box(tmp_path / "theirs"), diffusers_box(folder))
+    for file in sorted(folder.rglob("*.safetensors")):
+        was, now = load_file(file), load_file(tmp_path / "theirs" / file.relative_to(folder))
+        kept = {name for name in was if not name.endswith("position_ids")}
+        assert now.keys() == kept
+        assert all(torch.equal(now[name], was[name]) for name in kept)
+    for name in ("vocab.json", "merges.txt"):
+        texts = [(root / "tokenizer" / name).read_text(encoding="utf-8") for root in (folder, tmp_path / "theirs")]
+        assert (
+            texts[0].split() == texts[1].split()
+            if name == "merges.txt"
+            else json.loads(texts[0]) == json.loads(texts[1])
+        )
+
+
+def test_native_files_hold_the_same(text_pipeline: Any, folder: Path, tmp_path: Path) -> None:
+    convert(found(folder), tmp_path / "native", "native")
+    written = native_box(tmp_path / "native", SHAPE)
+    box = diffusers_box(folder)
+    assert same(written, box, pictures=False)
+    (tmp_path / "theirs").mkdir()
+    pipelines.native(text_pipeline, tmp_path / "theirs")
+    for file in sorted((tmp_path / "theirs").iterdir()):
+        one, other = (
+            torch.load(root / file.name, weights_only=True) for root in (tmp_path / "native", tmp_path / "theirs")
+        )
+        if isinstance(other, tuple):
+            assert all(torch.equal(a, b.reshape(-1)) for a, b in zip(one, other, strict=True))
+        else:
+            assert one["state_dict"].keys() == other["state_dict"].keys()
+            assert all(torch.equal(x, other["state_dict"][name]) for name, x in one["state_dict"].items())
+
+
+def test_variations_keep_their_picture_tower(variations: Path, tmp_path: Path) -> None:
+    convert(found(variations), tmp_path / "ours")
+    convert(boxed(tmp_path / "ours"), tmp_path / "theirs", "diffusers")
+    assert same(diffusers_box(tmp_path / "theirs"), diffusers_box(variations))
+    index = json.loads((tmp_path / "theirs" / "model_index.json").read_text(encoding="utf-8"))
+    assert index["_class_name"] == "UnCLIPImageVariationPipeline"
+    assert index["text_proj"] == ["unclip", "UnCLIPTextProjModel"]
+
+
+def test_what_was_converted_draws_the_same(folder: Path, tmp_path: Path) -> None:
+    convert(found(folder), tmp_path / "ours")
+    one, other = (UnCLIP.from_pretrained(where, "cpu") for where in (folder, tmp_path / "ours"))
+    settings: dict[str, Any] = {"prior_steps": 2, "steps": 2, "upsampler_steps": 2}
+    pictures = [np.asarray(next(system.generate("a dog", [0], **settings)).image, int) for system in (one, other)]
+    assert abs(pictures[0] - pictures[1]).max() <= 1  # tensors lie elsewhere in memory, which moves the last bit of a sum
+    replayed = next(one.replay(next(one.generate("a dog", [0], **settings)).recipe)).image
+    assert abs(np.asarray(replayed, int) - pictures[0]).max() <= 1
+
+
+def test_half_precision_is_half_the_size(folder: Path, tmp_path: Path) -> None:
+    convert(found(folder), tmp_path / "half", dtype=torch.float16)
+    sizes = [sum(file.stat().st_size for file in root.rglob("*.safetensors")) for root in (folder, tmp_path / "half")]
+    assert sizes[1] < 0.55 * sizes[0]
+    assert UnCLIP.from_pretrained(tmp_path / "half", "cpu").sizes == (16, 64)
+
+
+def test_our_own_systems_are_refused_by_name(tmp_path: Path) -> None:
+    for layout in ("diffusers", "native"):
+        with pytest.raises(UnclipError, match="demo: 2 upsamplers and a decoder; this layout holds"):
+            convert(found("demo"), tmp_path / "no", layout)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise UnclipError("the disk is full")
+
+    monkeypatch.setattr("unclip.interop.writing.tokenizer_files", full)
+    with pytest.raises(UnclipError, match="the disk is full"):
+        convert(found(folder), tmp_path / "new", "diffusers")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "mine.txt").write_text("kept")
+    with pytest.raises(UnclipError, match="exists already"):
+        convert(found(folder), tmp_path / "new")
+    assert (tmp_path / "new" / "mine.txt").read_text() == "kept"

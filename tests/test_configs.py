@@ -1,5 +1,7 @@
 """Every config file is valid, and those of the paper are its Table 3."""
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from tools.reproduce import Plan
 from unclip.clip import build_net
 from unclip.config import build, read_toml
 from unclip.errors import UnclipError
+from unclip.interop import diffusers_configs
 from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 
+KEYS = Path(__file__).parent / "interop" / "keys"
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS: dict[str, type] = {"clip": ClipRun, "prior": PriorRun, "decoder": DecoderRun, "upsampler": UpsamplerRun}
 DEFAULTS = {
@@ -85,6 +89,29 @@ def test_sizes_of_the_paper() -> None:
     assert blocks == pytest.approx(1.2e9, rel=0.01)
     tables = (49408 + 260) * 2048  # token embeddings and positions
     assert count("paper/prior.toml") - tables == pytest.approx(blocks, rel=0.02)
+
+
+def test_sizes_of_karlo() -> None:
+    """The released counts, to the last digit: the prior, the decoder with its text_proj, and two upsampling nets."""
+    assert count("karlo/prior.toml") == 1_022_028_544
+    assert count("karlo/decoder.toml") == 885_439_686 + 7_878_400
+    assert count("karlo/upsampler-256.toml") == 2 * 691_579_523
+
+
+def test_karlos_configs_are_the_released_ones() -> None:
+    told = {path.name.split(".")[1]: json.loads(path.read_text()) for path in KEYS.glob("*.config.json")}
+    shapes = {
+        "prior": diffusers_configs.prior_config(told["prior"]),
+        "decoder": diffusers_configs.decoder_config(told["decoder"], told["text_proj"]),
+        "upsampler-256": diffusers_configs.upsampler_config(told["super_res_first"], told["super_res_last"]),
+    }
+    for name, shape in shapes.items():
+        settings = run_of(CONFIGS / "karlo" / f"{name}.toml")
+        tuned = {"dropout": 0.0, "checkpointing": False}  # these two are of training
+        unet = {} if name == "prior" else {"unet": dataclasses.replace(settings.model.unet, **tuned)}
+        assert dataclasses.replace(settings.model, **unet) == shape
+        assert settings.process.time_offset == 1
+        assert (settings.sampling.sampler, settings.sampling.spacing) == ("ddpm", "linspace")
 
 
 def test_clip_of_the_paper() -> None:

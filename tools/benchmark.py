@@ -1,4 +1,4 @@
-"""Measures what a person waits for, as ratios and CPU seconds: python -m tools.benchmark [configs/demo]
+"""Measures what a person waits for, as ratios and CPU seconds: python -m tools.benchmark [configs/demo | karlo]
 
 Nets have random weights, since speed does not depend on them. Three tables: the share of sampling spent outside the nets,
 images per second of each stage's training step, and start-up times of whole processes.
@@ -72,9 +72,31 @@ def benchmark(
     startup(repeats)
 
 
+@app.command
+def karlo(
+    *, share: float = 0.4, steps: tuple[int, int, int] = (10, 10, 7), repeats: PositiveInt = 3, full: str | None = None
+) -> None:
+    """Compare with diffusers' pipeline on the same random weights; or draw one picture at the released size.
+
+    Parameters
+    ----------
+    share
+        The nets' widths, as a share of the released ones.
+    steps
+        Of prior, decoder and upsampler.
+    repeats
+        How often each is measured; the least CPU time counts.
+    full
+        float32 or bfloat16: instead draw one picture at the released size in this precision, one net at a time.
+    """
+    from tools import karlo
+
+    karlo.full(full) if full else karlo.compare(share, steps, repeats)
+
+
 def overhead(folder: Path, clip: Clip, repeats: int) -> None:
     """The share of sampling time outside the decoder's net."""
-    settings = _settings(folder, "decoder", decoder.DecoderRun, clip.path)
+    settings = _settings(folder, "decoder", decoder.DecoderRun, Path(clip.weights.where))
     stage = Stage(
         "decoder", Decoder(settings.model).to(clip.device).eval(), Process(settings.process), settings.sampling
     )

@@ -1,0 +1,201 @@
+"""Karlo's system with random weights, against diffusers' pipeline of the same, and at its released size.
+
+Speed and memory do not depend on what the weights are. Every measurement is a process of its own, so that the most memory
+it took is its own too.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unclip.checkpoint import Header, Weights
+from unclip.clip import ClipConfig, build_net
+from unclip.config import build, read_toml, to_dict
+from unclip.errors import UnclipError
+from unclip.folder import Box, SystemConfig
+from unclip.interop.writing import CONFIGS, convert
+from unclip.models.decoder import Decoder
+from unclip.models.prior import Prior
+from unclip.models.upsampler import Upsampler
+
+CONFIG = Path(__file__).parents[1] / "configs" / "karlo"
+NETS: dict[str, type[nn.Module]] = {"prior": Prior, "decoder": Decoder, "upsampler": Upsampler}
+TEXT = {"context_length": 77, "width": 768, "heads": 12, "layers": 12}
+PROMPT = "a corgi in a beret"
+
+THEIRS = """
+import sys, time, torch
+from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel, UnCLIPPipeline, UnCLIPScheduler
+from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+kinds = dict(prior=PriorTransformer, decoder=UNet2DConditionModel, text_proj=UnCLIPTextProjModel,
+    super_res_first=UNet2DModel, super_res_last=UNet2DModel, text_encoder=CLIPTextModelWithProjection, tokenizer=CLIPTokenizer,
+    prior_scheduler=UnCLIPScheduler, decoder_scheduler=UnCLIPScheduler, super_res_scheduler=UnCLIPScheduler)
+parts = {name: kind.from_pretrained(f"{sys.argv[1]}/{name}") for name, kind in kinds.items()}
+pipe, (a, b, c) = UnCLIPPipeline(**parts), map(int, sys.argv[2:5])
+began = time.process_time()
+pipe([sys.argv[5]], generator=torch.Generator().manual_seed(0), prior_num_inference_steps=a,
+    decoder_num_inference_steps=b, super_res_num_inference_steps=c)
+print(time.process_time() - began)
+"""
+OURS = """
+import sys, time
+from unclip.system import UnCLIP
+folder, a, b, c, prompt, dtype, arithmetic, cached = sys.argv[1:]
+system = UnCLIP.from_pretrained(folder, "cpu", dtype, arithmetic=arithmetic)
+if cached == "no":
+    prior = system.prior.stage.net
+    prepare, forward = prior.prepare, type(prior).forward
+    prior.prepare = lambda cond: cond
+    prior.forward = lambda x, t, cond: forward(prior, x, t, prepare(cond))
+began = time.process_time()
+list(system.generate(prompt, [0], prior_steps=int(a), steps=int(b), upsampler_steps=int(c)))
+print(time.process_time() - began)
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process took: seconds, seconds of all cores together, the most memory in GB; CPU seconds of drawing alone."""
+
+    wall: float
+    cpu: float
+    memory: float
+    drawing: float = 0.0
+
+
+def compare(share: float, steps: tuple[int, int, int], repeats: int) -> None:
+    """Prints what one picture costs in diffusers and here, for nets whose widths are `share` of the released ones."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "karlo")
+        box = scaled(share)
+        convert(box, folder, "diffusers")
+        count = sum(tensor.numel() for file in folder.rglob("*.safetensors") for tensor in _values(file))
+        print(
+            f"Karlo with widths of {share:g} ({count / 1e6:.0f}M values), one picture, {steps} steps, {_threads()} threads:"
+        )
+        told = [str(folder), *map(str, steps), PROMPT]
+        few = [str(folder), "12", "12", "4", PROMPT]
+        ways = {
+            "diffusers, float32": [THEIRS, *told],
+            "unclip, float32": [OURS, *told, "float32", "diffusers", "yes"],
+            "unclip, bfloat16": [OURS, *told, "bfloat16", "diffusers", "yes"],
+            "unclip, no KV cache": [OURS, *told, "float32", "diffusers", "no"],
+            "unclip, 12 + 12 + 4": [OURS, *few, "float32", "own", "yes"],
+        }
+        costs = {name: _least([_process(["-c", *words]) for _ in range(repeats)]) for name, words in ways.items()}
+        base = costs["diffusers, float32"]
+        print(f"  {'':22} {'drawing, CPU s':>22} {'whole process, CPU s':>26} {'wall s':>8} {'GB at most':>12}")
+        for name, cost in costs.items():
+            drawing = f"{cost.drawing:14.1f} {cost.drawing / base.drawing:5.2f} x"
+            whole = f"{cost.cpu:18.1f} {cost.cpu / base.cpu:5.2f} x"
+            print(f"  {name:22} {drawing} {whole} {cost.wall:8.1f} {cost.memory:12.2f}")
+
+
+def full(dtype: str) -> None:
+    """Prints what one 256 px picture costs at the released size, one net at a time in memory."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, began = Path(temporary, "karlo"), time.perf_counter()
+        convert(scaled(1.0), folder, dtype=torch.bfloat16)
+        print(f"random weights written in {time.perf_counter() - began:.0f} s", flush=True)
+        words = [
+            "-m",
+            "unclip",
+            "generate",
+            PROMPT,
+            "-n",
+            "1",
+            "--model",
+            str(folder),
+            "--low-memory",
+            "--dtype",
+            dtype,
+        ]
+        cost = _process([*words, "--out", temporary])
+        print(f"{dtype}: {cost.wall:.0f} s, {cost.cpu:.0f} CPU s, {cost.memory:.2f} GB at most, {_threads()} threads")
+
+
+def scaled(share: float) -> Box:
+    """Karlo's system as configs/karlo has it, all widths times `share`, its weights drawn when they are read."""
+    text = TEXT | {"width": _even(TEXT["width"] * share, 64), "heads": max(1, round(TEXT["heads"] * share))}
+    embed = _even(768 * share, 64)
+    clip = _random("clip", ClipConfig(embed_dim=embed, quick_gelu=True, text=text, normalize=False))
+    stages = [_stage(name, share, embed, text["width"]) for name in ("prior", "decoder", "upsampler-256")]
+    return Box("random", SystemConfig(name="random", candidates=1), clip, stages[0], stages[1], (stages[2],))
+
+
+def _stage(name: str, share: float, embed: int, hidden: int) -> Weights:
+    tables = read_toml(CONFIG / f"{name}.toml")
+    model = {key: value for key, value in tables["model"].items() if key != "unet"}
+    changes = {"image_emb": embed, "text_hidden": hidden}
+    changes |= {"width": _even(model.get("width", 0) * share, 64), "heads": round(model.get("heads", 0) * share)}
+    changes |= {"text_width": _even(model.get("text_width", 0) * share, 64)}
+    model |= {key: value for key, value in changes.items() if key in model}
+    if "unet" in tables["model"]:
+        unet = tables["model"]["unet"]
+        model["unet"] = unet | {"channels": _even(unet["channels"] * share, 64), "checkpointing": False, "dropout": 0.0}
+    role = name.partition("-")[0]
+    return _random(role, build(CONFIGS[role], model, name), process=tables["process"], sampling=tables["sampling"])
+
+
+def _random(net: str, config: Any, **tables: Any) -> Weights:
+    parents = {"clip": "random"} if net in ("prior", "decoder") else {}
+    header = Header(net=net, model=to_dict(config), parents=parents, fingerprint="random", **tables)
+    return Weights("random", header, lambda: _drawn(net, config))
+
+
+def _drawn(net: str, config: Any) -> dict[str, torch.Tensor]:
+    """Random values for all tensors: those that training begins with are partly 0."""
+    with torch.device("meta"):
+        shape = build_net(config) if net == "clip" else NETS[net](config)
+    rng = torch.Generator().manual_seed(0)
+    return {
+        name: 1 + torch.rand(tensor.shape, generator=rng) * 0.1
+        if tensor.ndim <= 1
+        else torch.empty(tensor.shape).uniform_(-0.02, 0.02, generator=rng)
+        for name, tensor in shape.state_dict().items()
+    }
+
+
+def _process(words: Sequence[str]) -> Cost:
+    """What a Python process takes. Raises UnclipError when it fails."""
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as told:
+        process = subprocess.Popen([sys.executable, *words], stdout=told, stderr=told)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here, not by subprocess
+        if process.returncode:
+            told.seek(0)
+            last = told.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise UnclipError(f"a measured process failed with exit code {process.returncode}: {' '.join(last)}")
+        told.seek(0)
+        last = told.read().decode(errors="replace").split()[-1:]
+    drawing = float(last[0]) if words[0] == "-c" else 0.0
+    return Cost(time.perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6, drawing)
+
+
+def _least(costs: Sequence[Cost]) -> Cost:
+    return min(costs, key=lambda cost: cost.drawing)
+
+
+def _even(value: float, step: int) -> int:
+    return max(step, round(value / step) * step) if value else 0
+
+
+def _values(file: Path) -> list[torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return list(load_file(file).values())
+
+
+def _threads() -> int:
+    return torch.get_num_threads()

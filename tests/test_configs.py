@@ -42,8 +42,9 @@ def run_of(path: Path) -> Any:
     if stage in DEFAULTS:
         values = with_defaults(values, **DEFAULTS[stage])
     if stage in ("prior", "decoder"):
-        hidden = {"text_hidden": 128} if values["model"].get("text") == "hidden" else {}
-        values["model"] = FROM_CLIP | hidden | values["model"]
+        hidden = values["model"].get("text") == "hidden"
+        known = {"vocabulary": None, "text_hidden": 128} if hidden else {}
+        values["model"] = FROM_CLIP | known | values["model"]
     return build(RUNS[stage], values, str(path))
 
 

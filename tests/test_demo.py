@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tools.reader import open_reader, read
 from tools.world import render, sample
 from unclip.errors import UnclipWarning
 from unclip.folder import located
@@ -43,6 +44,24 @@ def test_the_decoder_draws_its_golden(demo):
 def test_the_upsamplers_draw_theirs(demo):
     near(golden.enlarged(demo, 0, golden.picture("decoder")), "upsampler-256")
     near(golden.enlarged(demo, 1, golden.square(golden.picture("upsampler-256"))), "upsampler-1024")
+
+
+PLAIN = {
+    "a red cube": ("red", "cube"),
+    "a large green sphere": ("green", "sphere"),
+    "a yellow cone": ("yellow", "cone"),
+    "a blue cylinder": ("blue", "cylinder"),
+    "a purple sphere": ("purple", "sphere"),
+}
+
+
+def test_five_prompts_read_back_right(demo):
+    """The attribute reader, which knows nothing of CLIP, sees what was asked for in most of the seeds 0 to 3."""
+    reader = open_reader(located("demo") / "reader.safetensors")
+    for prompt, asked in PLAIN.items():
+        drawn = torch.stack([to_tensor(one.image) for one in demo.generate(prompt, range(4), size=64)])
+        found = [[(thing.colour, thing.shape) for thing in reading.things] for reading in read(reader, drawn)[0]]
+        assert sum(asked in things for things in found) >= 3, (prompt, found)
 
 
 def test_a_prompt_from_outside_its_world_still_draws(demo):

@@ -19,7 +19,7 @@ from unclip.conditioning import read
 from unclip.settings import Sampler, Settings
 from unclip.system import UnCLIP
 
-GUIDANCE, STEPS = (1.0, 1.5, 2.0, 3.0, 5.0), (6, 12, 25)
+GUIDANCE, STEPS = (1.0, 2.0, 3.0, 5.0, 8.0), (6, 12, 25)
 SAMPLERS: tuple[Sampler, ...] = ("ddim", "dpmpp_2m")
 
 

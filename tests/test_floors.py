@@ -15,7 +15,9 @@ FLOORS = [
     {"models", "clip", "checkpoint"},
     {"loading", "stage", "priors", "conditioning", "upsampling", "latents", "sources"},
     {"drawing", "bench", "manipulations", "catalogue", "choices", "requests"},
-    {"system", "folder", "interop"},
+    {"folder", "interop"},
+    {"opening"},
+    {"system"},
     {"cli", "__main__"},
 ]
 SAME_FLOOR = {"nn": {"nn"}, "diffusion": {"diffusion"}}  # siblings that do not see each other

@@ -20,6 +20,7 @@ from unclip.errors import UnclipError
 from unclip.images import square
 from unclip.tokenizer import Tokenizer
 
+TOWERS = {"vision": CLIPVisionCfg, "text": CLIPTextCfg}  # open_clip's configs of them, which hold its defaults
 Triple = tuple[float, float, float]
 
 
@@ -42,7 +43,7 @@ class ClipConfig:
     normalize: bool = True
 
     def __post_init__(self) -> None:
-        for name, kind in (("vision", CLIPVisionCfg), ("text", CLIPTextCfg)):
+        for name, kind in TOWERS.items():
             unknown = (getattr(self, name) or {}).keys() - {field.name for field in fields(kind)}
             if unknown:
                 raise ValueError(f"{name}: open_clip has no key {sorted(unknown)[0]!r} there")

@@ -129,7 +129,9 @@ def boxed(folder: str | Path) -> Box:
 def assembled(box: Box, shelf: Shelf) -> Parts:
     """The system of a box, its nets on the shelf. Raises UnclipError for parts that are unfit, or do not fit together."""
     if box.decoder is None:
-        raise UnclipError(f"{box.where}: a prior alone; convert it, and name it in the {FILE} of a system with a decoder")
+        raise UnclipError(
+            f"{box.where}: a prior alone; convert it, and name it in the {FILE} of a system with a decoder"
+        )
     clip, changes = Clip(box.clip, shelf.device, torch.promote_types(shelf.dtype, torch.float32)), box.config.sampling
     headers = {"clip": box.clip.header}
 

@@ -7,23 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from unclip import choices
+from unclip import choices, opening
 from unclip.bench import Bench
 from unclip.catalogue import FAITHFUL, MANIPULATIONS, check_sources, texts, usual
 from unclip.clip import Clip
 from unclip.config import build, differences, to_dict
-from unclip.devices import pick_device, pick_dtype
 from unclip.drawing import Picture, Pictures, Start, drawn
 from unclip.errors import UnclipError
-from unclip.folder import DEMO, SystemConfig, assembled, warn_of_strangers
-from unclip.interop.systems import Arithmetic, found
+from unclip.folder import DEMO, SystemConfig, warn_of_strangers
+from unclip.interop.systems import Arithmetic
 from unclip.latents import Latent, Pca, check_weights
-from unclip.loading import Shelf
 from unclip.manipulations import DUMMY
 from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
 from unclip.noise import Seed, seeded
-from unclip.priors import DiffusionPrior, EmbeddingPrior, NoPrior, OnStep, silent
+from unclip.priors import EmbeddingPrior, OnStep, silent
 from unclip.requests import Seeds, check_maker, check_recipe, made_by, numbers, pairs, recipe_sources
 from unclip.settings import Settings
 from unclip.sources import Given, Source, invertible, mask_source, opened, picture, source
@@ -60,12 +58,7 @@ class UnCLIP:
         The folder is ours (`system.toml`) or holds released weights (see unclip.interop.systems, `arithmetic` too). With
         `low_memory` one net at a time is in memory. Raises UnclipError for whatever is missing or unfit.
         """
-        where = pick_device(device)
-        parts = assembled(found(name, arithmetic), Shelf(where, pick_dtype(dtype, where), low_memory))
-        prior = NoPrior() if parts.prior is None else DiffusionPrior(parts.prior, parts.clip, parts.config.candidates)
-        weights = {role: header.fingerprint[:16] for role, header in parts.headers.items()}
-        identity = {"name": parts.config.name, "weights": weights}
-        return cls(parts.clip, prior, parts.decoder, parts.upsamplers, identity, parts.config, parts.pca)
+        return cls(**opening.opened(name, device, dtype, low_memory, arithmetic))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -232,7 +225,7 @@ class UnCLIP:
 
     def seeded(self, seed: int) -> Seed:
         """What a picture's noise is drawn from."""
-        return seeded(self.config.noise if self.config else "streams", seed, self.decoder.dtype)
+        return seeded("streams" if self.config is None else self.config.noise, seed, self.decoder.dtype)
 
     def resolve(self, settings: Settings) -> Settings:
         """The settings with the system's own values where the user left them open."""
@@ -252,13 +245,6 @@ class UnCLIP:
         return self.prior.sampling | {stage.name: to_dict(stage.sampling) for stage in (self.decoder, *self.upsamplers)}
 
     def _recipe(self, name: str, chosen: Settings, start: Start) -> dict[str, Any]:
-        return {
-            "command": name,
-            "prompt": start.prompt,
-            "seed": start.seed,
-            **start.about,
-            "settings": to_dict(chosen),
-            "sampling": self._sampling,
-            "system": self.identity,
-            "made_by": made_by(self.decoder.device, self.decoder.dtype),
-        }
+        told = {"command": name, "prompt": start.prompt, "seed": start.seed, **start.about, "settings": to_dict(chosen)}
+        maker = made_by(self.decoder.device, self.decoder.dtype)
+        return told | {"sampling": self._sampling, "system": self.identity, "made_by": maker}

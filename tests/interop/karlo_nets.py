@@ -6,13 +6,12 @@ clamping hides differences.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -28,7 +27,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "super_res_last": {**UNET, "sample_size": LARGE},
     "text_proj": {"clip_embeddings_dim": EMBEDDING, "time_embed_dim": 4 * WIDTHS[0], "cross_attention_dim": CROSS},
 }
-TOWER = {"projection_dim": EMBEDDING, "num_hidden_layers": 2, "hidden_act": "quick_gelu"}
+TOWER: dict[str, Any] = {"projection_dim": EMBEDDING, "num_hidden_layers": 2, "hidden_act": "quick_gelu"}
 
 
 def released(part: str, layout: str = "karlo-unclip", name: str = "config.json") -> dict[str, Any]:
@@ -43,14 +42,14 @@ def part_of(name: str, kind: Any, rng: torch.Generator) -> Any:
 
 def text_encoder(rng: torch.Generator) -> CLIPTextModelWithProjection:
     """CLIP's text tower; the legacy end-of-text id 2 makes it pool at the largest id."""
-    heads = {"hidden_size": EMBEDDING, "intermediate_size": 4 * EMBEDDING, "num_attention_heads": 4}
-    ids = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    heads: dict[str, Any] = {"hidden_size": EMBEDDING, "intermediate_size": 4 * EMBEDDING, "num_attention_heads": 4}
+    ids: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
     return randomised(CLIPTextModelWithProjection(CLIPTextConfig(**TOWER, **heads, **ids)), rng)
 
 
 def image_encoder(rng: torch.Generator) -> CLIPVisionModelWithProjection:
     """CLIP's image tower, 28 px in patches of 7."""
-    heads = {"hidden_size": CROSS, "intermediate_size": 4 * CROSS, "num_attention_heads": 6}
+    heads: dict[str, Any] = {"hidden_size": CROSS, "intermediate_size": 4 * CROSS, "num_attention_heads": 6}
     return randomised(
         CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWER, **heads, image_size=28, patch_size=7)), rng
     )
@@ -123,7 +122,7 @@ def _fit(net: Any, noise: Tensor, guidance: float, **call: Any) -> None:
 
     With guidance the batch is [without a condition; with one], and the guided prediction shall be the noise, too.
     """
-    layer: nn.Conv2d = net.conv_out
+    layer: Any = net.conv_out
     inputs: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     net(**call)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-Table = NDArray[np.float64]
+Table = NDArray[np.floating]
 
 
 def native_timesteps(steps: int, timesteps: int = 1000) -> NDArray[np.int64]:

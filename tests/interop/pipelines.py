@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,10 @@ Generators = torch.Generator | list[torch.Generator]
 def tokenizer() -> CLIPTokenizer:
     """transformers' tokenizer of the files that `tokenizer_files` writes."""
     with tempfile.TemporaryDirectory() as folder:
-        return CLIPTokenizer.from_pretrained(tokenizer_files(nets.Path(folder)))
+        return CLIPTokenizer.from_pretrained(tokenizer_files(Path(folder)))
 
 
-def scheduler(part: str) -> UnCLIPScheduler:
+def scheduler(part: str) -> Any:
     """A scheduler with the released config."""
     return UnCLIPScheduler.from_config(nets.released(part, name="scheduler_config.json"))
 
@@ -106,7 +107,7 @@ def reference_run(
     float32. It has its former dtype afterwards.
     """
     counts = dict(zip(("prior", "decoder", "super_res"), steps, strict=True))
-    settings = {f"{part}_num_inference_steps": count for part, count in counts.items()}
+    settings: dict[str, Any] = {f"{part}_num_inference_steps": count for part, count in counts.items()}
     settings |= {"prior_guidance_scale": guidance[0], "decoder_guidance_scale": guidance[1]}
     return _run(pipeline, dtype, prompt=list(prompts), generator=generators, **settings, **latents)
 
@@ -122,7 +123,7 @@ def variation_run(
 ) -> Reference:
     """Call the image pipeline with pictures, or with their embeddings; the rest as in `reference_run`."""
     given = {"image_embeddings": images.to(dtype)} if isinstance(images, Tensor) else {"image": list(images)}
-    settings = {"decoder_num_inference_steps": steps[0], "super_res_num_inference_steps": steps[1]}
+    settings: dict[str, Any] = {"decoder_num_inference_steps": steps[0], "super_res_num_inference_steps": steps[1]}
     settings["decoder_guidance_scale"] = guidance
     return _run(pipeline, dtype, generator=generators, **given, **settings, **latents)
 

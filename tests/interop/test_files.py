@@ -223,6 +223,33 @@ def test_a_tensor_beyond_its_file_is_refused(tmp_path):
     refused("w.pt: damaged", open_tensors, path)
 
 
+def test_a_pickle_that_was_compressed_again_is_refused(tmp_path):
+    """Mapped into memory, its numbers would be the compressed bytes."""
+    path, again = tmp_path / "w.pt", tmp_path / "again.pt"
+    torch.save(TENSORS, path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    refused("found a zip file that is cut short or none of torch.save", open_tensors, again)
+
+
+def test_a_files_own_words_are_told_in_printable_letters_of_one_line(tmp_path):
+    path = tmp_path / "w.safetensors"
+    header = json.dumps({"x": {"dtype": "new\nline\x1b[31m", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(1))
+    refused(r"w.safetensors: damaged.* new line\[31m", open_tensors, path)
+
+
+def test_a_number_format_that_torch_lacks_is_refused_when_read(tmp_path):
+    path = tmp_path / "w.safetensors"
+    first = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = json.dumps({"a": first, "x": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [4, 7]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(7))
+    found = open_tensors(path)
+    same({"a": found["a"]}, {"a": torch.zeros(1)})
+    refused("w.safetensors: damaged", lambda given: found["x"], path)
+
+
 def test_statistics_are_a_pair(tmp_path):
     path = tmp_path / "ViT-L-14_stats.th"
     torch.save((torch.zeros(5), torch.ones(5)), path)
@@ -252,7 +279,9 @@ def test_a_program_is_opened_only_if_openai_published_it(program, tmp_path, monk
         refused("none that OpenAI published", open_openai, program)
     published = hashlib.sha256(program.read_bytes()).hexdigest()
     monkeypatch.setattr(clips, "openai_digests", lambda: {published})
-    same(open_openai(program), {"weight": torch.ones(3)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same(open_openai(program), {"weight": torch.ones(3)})
     program.write_bytes(program.read_bytes() + b"\0")
     refused("(none that OpenAI published|cut short)", open_openai, program)
 
@@ -305,6 +334,7 @@ SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
         ),
         ([*SHARDS], []),
         (["modelXsafetensors"], []),
+        (["model-1-of-1Xsafetensors", "model.safetensors.index.json"], []),
     ],
 )
 def test_of_a_folder_one_set_of_weights_is_read(names, wanted):

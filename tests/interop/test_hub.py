@@ -195,7 +195,7 @@ def test_a_hub_that_fails_is_one_line(monkeypatch, error, told):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError(errno.ENOSPC, "as another language has it"), "the disk is full"),
         (RuntimeError("Data processing error: No space left on device (os error 28)"), "the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/cache"), "/cache: may not be written to"),
         (httpx2.ReadError("broken off"), r"is not to be reached \(broken off\)"),

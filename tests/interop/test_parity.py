@@ -18,6 +18,7 @@ from unclip.conditioning import Prompts, decoder_cond, prior_cond, read
 from unclip.errors import UnclipError
 from unclip.images import to_tensor
 from unclip.models.upsampler import UpsamplerCond
+from unclip.priors import DiffusionPrior
 from unclip.system import UnCLIP
 
 from . import pipelines
@@ -120,9 +121,11 @@ def test_every_net_call_in_float32(
     ours, others = (
         UnCLIP.from_pretrained(where, "cpu", arithmetic="diffusers") for where in (folder, variation_folder)
     )
+    assert isinstance(ours.prior, DiffusionPrior)
     told, empty = read(ours.clip, PROMPTS), read(ours.clip, [""] * 3)
     found = theirs_text(text_pipeline, PROMPTS)
     assert relative(told.text.emb, found.text_embeds) <= 1e-5
+    assert told.text.hidden is not None
     assert relative(told.text.hidden, found.last_hidden_state) <= 1e-5
     pixels = to_tensor(picture())[None]
     seen = variation_pipeline.feature_extractor(picture(), return_tensors="pt").pixel_values
@@ -166,5 +169,6 @@ def theirs_decoder(pipeline: Any, x: Tensor, t: int, emb: Tensor, told: Prompts,
         text_encoder_hidden_states=told.text.hidden,
         do_classifier_free_guidance=False,
     )
+    assert told.text.mask is not None
     mask = F.pad(told.text.mask, (proj.clip_extra_context_tokens, 0), value=True)
     return pipeline.decoder(x, t, hidden, class_labels=additive, attention_mask=mask).sample

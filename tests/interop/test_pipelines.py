@@ -10,7 +10,7 @@ import diffusers.pipelines
 import numpy as np
 import pytest
 import torch
-from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel, UnCLIPScheduler
+from diffusers import PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, UNet2DModel
 from diffusers.pipelines.deprecated import unclip as deprecated
 from PIL import Image
 
@@ -60,12 +60,12 @@ def test_every_tensor_is_random(pipeline: Any) -> None:
 
 
 def test_float64_is_float32_but_for_rounding_and_leaves_no_trace(pipeline: Any) -> None:
-    latents = {
+    latents: dict[str, Any] = {
         "prior_latents": torch.zeros(2, karlo_nets.EMBEDDING),
         "decoder_latents": torch.zeros(2, 3, karlo_nets.SMALL, karlo_nets.SMALL),
         "super_res_latents": torch.zeros(2, 3, karlo_nets.LARGE, karlo_nets.LARGE),
     }
-    double = {name: value.double() for name, value in latents.items()}
+    double: dict[str, Any] = {name: value.double() for name, value in latents.items()}
     before = {key: value.clone() for key, value in pipeline.decoder.state_dict().items()}
     run = pipelines.reference_run(pipeline, PROMPTS, generators(), (2, 2, 2), dtype=torch.float64, **double)
     assert {run.text.dtype, run.embedding.dtype, run.small.dtype, run.image.dtype} == {torch.float64}
@@ -178,7 +178,7 @@ def test_tokens_are_ours_except_for_the_pad_token(pipeline: Any) -> None:
 
 @pytest.mark.parametrize("steps", [2, 7, 25, 50])
 def test_the_native_tables_are_diffusers_in_float64(steps: int) -> None:
-    theirs = UnCLIPScheduler(**{"num_train_timesteps": 1000})
+    theirs = UnCLIPScheduler()
     theirs.set_timesteps(steps)
     tables = pipelines.native_schedule(steps)
     kept = theirs.timesteps.flip(0)
@@ -186,5 +186,5 @@ def test_the_native_tables_are_diffusers_in_float64(steps: int) -> None:
     np.testing.assert_allclose(tables["alphas_cumprod"], theirs.alphas_cumprod[kept], rtol=1e-4)
     assert tables["posterior_mean_coef1"][0] == 1.0  # float32 tables give 0.99947
     for i in range(1, steps):
-        variance = theirs._get_variance(kept[i], prev_timestep=kept[i - 1])
+        variance = theirs._get_variance(int(kept[i]), prev_timestep=int(kept[i - 1]))
         np.testing.assert_allclose(np.exp(0.5 * tables["posterior_log_variance_clipped"][i]), variance, rtol=1e-3)

@@ -103,7 +103,9 @@ def test_what_was_converted_draws_the_same(folder: Path, tmp_path: Path) -> None
     one, other = (UnCLIP.from_pretrained(where, "cpu") for where in (folder, tmp_path / "ours"))
     settings: dict[str, Any] = {"prior_steps": 2, "steps": 2, "upsampler_steps": 2}
     pictures = [np.asarray(next(system.generate("a dog", [0], **settings)).image, int) for system in (one, other)]
-    assert abs(pictures[0] - pictures[1]).max() <= 1  # tensors lie elsewhere in memory, which moves the last bit of a sum
+    assert (
+        abs(pictures[0] - pictures[1]).max() <= 1
+    )  # tensors lie elsewhere in memory, which moves the last bit of a sum
     replayed = next(one.replay(next(one.generate("a dog", [0], **settings)).recipe)).image
     assert abs(np.asarray(replayed, int) - pictures[0]).max() <= 1
 

@@ -80,7 +80,7 @@ def _any(names: Collection[str]) -> list[str]:
 def _cached(repo: str, parts: Collection[str] | None) -> Path | None:
     """The folder in the hub's cache if all that is needed lies there; this asks no network."""
     from huggingface_hub import get_cached_repo_tree, snapshot_download
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError, IncompleteSnapshotError, LocalEntryNotFoundError
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
     try:
         wanted = needed([file.path for file in get_cached_repo_tree(repo)], parts)
@@ -89,7 +89,7 @@ def _cached(repo: str, parts: Collection[str] | None) -> Path | None:
         patterns = None
     try:
         folder = Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=True))
-    except (LocalEntryNotFoundError, IncompleteSnapshotError):
+    except LocalEntryNotFoundError:  # or, a kind of it, an incomplete snapshot
         return None
     return folder if patterns is not None or _looks_whole(folder, parts) else None
 

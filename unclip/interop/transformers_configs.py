@@ -3,9 +3,7 @@
 from dataclasses import fields
 from typing import Any
 
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-
-from unclip.clip import ClipConfig
+from unclip.clip import TOWERS, ClipConfig
 from unclip.config import build
 from unclip.interop.jsons import Json, check, read, refuse
 from unclip.tokenizer import Tokenizer
@@ -62,7 +60,7 @@ def clip_config(text: Json, vision: Json | None = None, merges: tuple[str, ...] 
 
 def clip_json(config: ClipConfig) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The configs of the text tower and, if there is one, the vision tower of a CLIP. Raises UnclipError."""
-    t = _plain(config.text, CLIPTextCfg(), "text", ("context_length", "width", "heads", "layers", "mlp_ratio"))
+    t = _plain(config.text, TOWERS["text"](), "text", ("context_length", "width", "heads", "layers", "mlp_ratio"))
     text = {"model_type": "clip_text_model", "vocab_size": Tokenizer(config.merges).vocabulary}
     text |= _tower_json(t, config) | {"num_attention_heads": t["heads"]}
     text |= {"max_position_embeddings": t["context_length"]}
@@ -71,7 +69,7 @@ def clip_json(config: ClipConfig) -> tuple[dict[str, Any], dict[str, Any] | None
     if config.vision is None:
         return text, None
     keys = ("image_size", "patch_size", "width", "head_width", "layers", "mlp_ratio")
-    v = _plain(config.vision, CLIPVisionCfg(), "vision", keys)
+    v = _plain(config.vision, TOWERS["vision"](), "vision", keys)
     vision = {"model_type": "clip_vision_model", "num_channels": 3, "image_size": v["image_size"]}
     vision |= _tower_json(v, config) | {"num_attention_heads": v["width"] // v["head_width"]}
     return text, vision | {"patch_size": v["patch_size"]}

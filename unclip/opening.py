@@ -1,0 +1,26 @@
+"""A system by name or folder, opened: its files found, its nets on a shelf, its parts as `UnCLIP` takes them."""
+
+from pathlib import Path
+from typing import Any
+
+from unclip.devices import pick_device, pick_dtype
+from unclip.folder import assembled
+from unclip.interop.systems import Arithmetic, found
+from unclip.loading import Shelf
+from unclip.priors import DiffusionPrior, NoPrior
+
+
+def opened(name: str | Path, device: str, dtype: str, low_memory: bool, arithmetic: Arithmetic) -> dict[str, Any]:
+    """The fields of `UnCLIP`. Raises UnclipError for whatever is missing or unfit."""
+    where = pick_device(device)
+    parts = assembled(found(name, arithmetic), Shelf(where, pick_dtype(dtype, where), low_memory))
+    weights = {role: header.fingerprint[:16] for role, header in parts.headers.items()}
+    return {
+        "clip": parts.clip,
+        "prior": NoPrior() if parts.prior is None else DiffusionPrior(parts.prior, parts.clip, parts.config.candidates),
+        "decoder": parts.decoder,
+        "upsamplers": parts.upsamplers,
+        "identity": {"name": parts.config.name, "weights": weights},
+        "config": parts.config,
+        "pca": parts.pca,
+    }

@@ -47,7 +47,7 @@ def test_embeddings_have_the_norm_of_clips(prior, system):
 
 
 def _with_config(clip, config):
-    other = type(clip)(clip.path)
+    other = type(clip)(clip.weights)
     other.config = config
     return other
 

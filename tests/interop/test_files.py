@@ -237,7 +237,7 @@ def test_a_files_own_words_are_told_in_printable_letters_of_one_line(tmp_path):
     path = tmp_path / "w.safetensors"
     header = json.dumps({"x": {"dtype": "new\nline\x1b[31m", "shape": [1], "data_offsets": [0, 1]}}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(1))
-    refused(r"w.safetensors: damaged.* new line\[31m", open_tensors, path)
+    refused(r"w.safetensors: damaged.*`new line\[31m", open_tensors, path)
 
 
 def test_a_number_format_that_torch_lacks_is_refused_when_read(tmp_path):

@@ -26,7 +26,7 @@ PRIORS = ("KandinskyPriorPipeline", "KandinskyV22PriorPipeline")
 PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline", *PRIORS)
 NATIVE = {"prior": "prior-*.ckpt", "decoder": "decoder-*.ckpt", "upsampler": "*sr-*.ckpt", "stats": "*_stats.th"}
 NATIVE_CLIP = ("ViT-L-14.pt", "ViT-L-14.safetensors")
-TOLD = {"position_ids": "*.position_ids"}  # buffers of old files, which count positions
+IGNORED = (*diffusers_names.IGNORED, *native_names.CLIP_IGNORED)
 
 
 def diffusers_box(folder: Path, pictures: Path | None = None) -> Box:
@@ -149,7 +149,7 @@ def _weights(
         fingerprint=digest(files),
         provenance={"source": where},
     )
-    return Weights(where, header, lambda: taken(entries, tensors, where, tuple(TOLD.values())))
+    return Weights(where, header, lambda: taken(entries, tensors, where, IGNORED))
 
 
 def _merges(folder: Path) -> tuple[str, ...] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unclip.checkpoint import Weights, read_header, save
 from unclip.clip import ClipConfig
-from unclip.config import build
+from unclip.config import build, to_dict
 from unclip.diffusion.process import ProcessConfig
 from unclip.errors import UnclipError
 from unclip.folder import FILE, Box
@@ -37,6 +37,7 @@ CONFIGS: dict[str, type] = {
     "decoder": DecoderConfig,
     "upsampler": UpsamplerConfig,
 }
+PCA = "pca.safetensors"
 UNCLIP = ("unclip", "UnCLIPTextProjModel")  # as the released index spells it; diffusers from 0.38 on can read neither
 
 
@@ -84,10 +85,21 @@ def _ours(box: Box, folder: Path, dtype: torch.dtype | None) -> None:
             save(folder / name, weights.read(), replace(weights.header, parents=kept), dtype)
     if box.decoder is None:
         return  # no system, but parts of one
-    lines: dict[str, Any] = {"name": box.config.name, "upsamplers": upsamplers, "candidates": box.config.candidates}
-    lines |= {"prior": ""} if box.prior is None else {}
-    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
+    told = to_dict(box.config) | {"clip": clip.name, "decoder": names[1], "upsamplers": upsamplers}
+    told |= {"prior": names[0] if box.prior is not None else "", "pca": PCA if box.pca is not None else None}
+    if box.pca is not None:
+        shutil.copyfile(box.pca, folder / PCA)
+    text = "".join(f"{key} = {_toml(value)}\n" for key, value in told.items() if value is not None)
     (folder / FILE).write_text(text, encoding="utf-8")
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML; a table is written in line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _diffusers(box: Box, folder: Path, dtype: torch.dtype | None) -> None:

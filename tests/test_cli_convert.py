@@ -1,0 +1,70 @@
+"""`unclip convert` and `--dry-run`: what a person types, and what is refused in one line."""
+
+import tomllib
+
+import pytest
+from PIL import Image
+
+from .command_line import failure, names, one_line
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No network is asked for anything."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_a_system_of_ours_keeps_all_it_has(cli, tmp_path):
+    code, out, _ = cli("convert", "demo", tmp_path / "copy", "--dtype", "float16")
+    assert (code, out.strip()) == (0, str(tmp_path / "copy"))
+    told = tomllib.loads((tmp_path / "copy" / "system.toml").read_text(encoding="utf-8"))
+    assert told["sampling"]["decoder"]["steps"] == 12
+    assert "cube" in told["words"]
+    code, out, _ = cli("inspect", tmp_path / "copy")
+    assert code == 0
+    _, other, _ = cli("inspect", "demo")
+    assert out.splitlines()[1:] == other.splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nothing", "new"], "'nothing': neither a folder nor a hub id; give a folder, ORG/NAME"),
+        (["nobody/nothing", "new"], "nobody/nothing: not wholly in the cache"),
+        (["demo", "new", "--to", "diffusers"], "2 upsamplers and a decoder; this layout holds"),
+        (["demo", "full"], "full: exists already; give a folder that is to be made"),
+        (["ViT-L-14:nothing.pt", "new.safetensors"], "CLIP 'ViT-L-14:nothing.pt': "),
+        (["ViT-L-14:nothing.pt", "new"], "new: a CLIP becomes one file; give a name that ends in .safetensors"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(cli, tmp_path, monkeypatch, offline, words, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("kept")
+    code, out, err = cli("convert", *words)
+    assert (code, out) == (1, "")
+    assert one_line(err), err
+    assert told in err
+    assert names(tmp_path) == ["full", "mine.txt"]
+
+
+def test_dry_run_plans_and_draws_nothing(cli, folder, tmp_path):
+    code, out, err = cli("generate", "a red cube", "--model", folder, "--out", tmp_path / "out", "--dry-run")
+    assert (code, err) == (0, "")
+    rows = [line.split()[0] for line in out.splitlines()]
+    assert rows == ["clip", "prior", "decoder", "upsampler-64", "upsampler-256", "weights"]
+    assert out.splitlines()[1].endswith("6 steps")  # three for each of two candidates; four pictures are one batch
+    assert not (tmp_path / "out").exists()
+
+
+def test_low_memory_draws_the_same(cli, folder, tmp_path):
+    words = ["generate", "a red cube", "-n", 1, "--seed", 3, "--size", 64, "--model", folder, "--out", tmp_path]
+    assert cli(*words, "--low-memory")[0] == cli(*words)[0] == 0
+    one, other = (Image.open(path) for path in sorted(tmp_path.glob("*.png")))
+    assert one.tobytes() == other.tobytes()
+
+
+def test_arithmetic_of_released_weights_is_refused_for_ours(cli, folder):
+    code, _, err = cli("generate", "a red cube", "--model", folder, "--arithmetic", "native")
+    assert code == 1
+    assert "arithmetic = 'native' is of released weights" in failure(err)

@@ -113,18 +113,17 @@ def _unet(tensors: Mapping[str, Tensor], prefix: str, shape: NativeShape) -> UNe
     if blocks % per_level or any(width % channels for width in levels):
         raise UnclipError(f"{prefix}input_blocks: their widths are {widths}; expected levels of equally many blocks")
     emb = _shape(tensors, f"{prefix}input_blocks.1.0.emb_layers.1.weight")[0]
+    starts = [f"{prefix}input_blocks.{1 + level * per_level}" for level in range(len(levels))]
+    attention = tuple(level for level, start in enumerate(starts) if f"{start}.1.norm.weight" in tensors)
+    heads = {"head_channels": shape.head_channels} if attention else {}
     return UNetConfig(
         channels=channels,
         multipliers=tuple(width // channels for width in levels),
         depth=per_level - 1,
-        attention=tuple(
-            level
-            for level in range(len(levels))
-            if f"{prefix}input_blocks.{1 + level * per_level}.1.norm.weight" in tensors
-        ),
-        head_channels=shape.head_channels,
+        attention=attention,
         scale_shift=emb == 2 * widths[0],
         groups=32,
+        **heads,
     )
 
 

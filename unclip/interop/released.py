@@ -38,7 +38,7 @@ def diffusers_box(folder: Path, pictures: Path | None = None) -> Box:
     kind = index.get("_class_name")
     if kind not in PIPELINES:
         raise UnclipError(f"{folder / INDEX}: _class_name = {kind!r}; expected one of {', '.join(PIPELINES)}")
-    clip = _clip(folder, folder if "image_encoder" in index else pictures)
+    clip = _clip(folder, folder if (folder / "image_encoder" / "config.json").is_file() else pictures)
     context = clip.header.model["text"]["context_length"]
     prior = _prior(folder, clip, "scheduler" if kind in PRIORS else "prior_scheduler") if "prior" in index else None
     decoder = None if kind in PRIORS else _decoder(folder, clip, context)

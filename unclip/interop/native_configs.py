@@ -115,15 +115,14 @@ def _unet(tensors: Mapping[str, Tensor], prefix: str, shape: NativeShape) -> UNe
     emb = _shape(tensors, f"{prefix}input_blocks.1.0.emb_layers.1.weight")[0]
     starts = [f"{prefix}input_blocks.{1 + level * per_level}" for level in range(len(levels))]
     attention = tuple(level for level, start in enumerate(starts) if f"{start}.1.norm.weight" in tensors)
-    heads = {"head_channels": shape.head_channels} if attention else {}
     return UNetConfig(
         channels=channels,
         multipliers=tuple(width // channels for width in levels),
         depth=per_level - 1,
         attention=attention,
+        head_channels=shape.head_channels if attention else 64,
         scale_shift=emb == 2 * widths[0],
         groups=32,
-        **heads,
     )
 
 

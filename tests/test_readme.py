@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import embed, import_clip, reproduce
+from tools import benchmark, embed, reproduce
 from tools.evaluate import __main__ as evaluate
 from tools.reader import __main__ as reader
 from tools.world import __main__ as world
@@ -55,5 +55,5 @@ def test_command_is_understood(command: str) -> None:
         return
     programs = {"tools.world": world.app, "tools.embed": embed.app, "tools.reproduce": reproduce.app}
     programs |= {"tools.reader": reader.app, "tools.evaluate": evaluate.app}
-    programs["tools.import_clip"] = import_clip.app
+    programs["tools.benchmark"] = benchmark.app
     programs[module].parse_args(rest, exit_on_error=False, print_error=False)

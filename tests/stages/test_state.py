@@ -1,5 +1,6 @@
 """Saving, rotating, and starting from given weights."""
 
+import dataclasses
 import errno
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from stages.state import State, begin, save
 from unclip import checkpoint
 from unclip.checkpoint import read_header, read_tensors
 from unclip.errors import UnclipError
+from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 
 
@@ -102,6 +104,30 @@ def test_init_gives_weights_and_nothing_else(lab: Any, tmp_path: Path) -> None:
     assert (end["step"], end["samples"]) == (1, 4)
     assert read_header(second / "weights.safetensors").provenance["init"] == str(weights)
     assert read_header(second / "weights.safetensors").provenance["step"] == 1
+
+
+def test_fresh_modules_start_anew_and_may_be_others(lab: Any, tmp_path: Path) -> None:
+    """A text encoder is exchanged: what is named is not taken from the checkpoint, in whichever of the two it is."""
+    weights = lab.train("prior", tmp_path / "first", "run.steps=1") / "weights.safetensors"
+    start, tensors = read_tensors(weights), read_tensors(weights)
+    tensors["old.weight"] = torch.ones(3)
+    tensors["text.weight"] = torch.ones(2, 2)  # of another shape
+    checkpoint.save(tmp_path / "old.safetensors", tensors, read_header(weights))
+    run = Run(
+        RunConfig(out=str(tmp_path / "run"), steps=1, batch=2, fresh=("text", "old", "query")), OptimConfig(lr=0.1), {}
+    )
+    core = checkpoint.load(weights, Prior)[0]
+    with torch.no_grad():
+        core.query.fill_(7.0)
+        core.out.bias.fill_(7.0)
+    begin(core, run, str(tmp_path / "old.safetensors"))
+    assert core.query.eq(7.0).all()
+    assert torch.equal(core.out.bias, start["out.bias"])
+    assert torch.equal(core.text.weight, start["text.weight"])
+    assert all(parameter.requires_grad for parameter in core.parameters())
+    run.settings = dataclasses.replace(run.settings, fresh=("txt",))
+    with pytest.raises(UnclipError, match=r"run\.fresh: this prior has no 'txt'; its modules are image_emb, "):
+        begin(core, run, str(weights))
 
 
 def test_init_is_not_read_again_by_a_run_that_goes_on(lab: Any, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,7 +50,24 @@ class Weights:
 
 def weights(path: str | Path) -> Weights:
     """The weights in a checkpoint of ours. Raises UnclipError for whatever is none."""
-    return Weights(str(path), read_header(path), lambda: read_tensors(path))
+    return Weights(str(path), read_header(path), lambda: _Stored(Path(path)))
+
+
+class _Stored(Mapping[str, Tensor]):
+    """The tensors of a safetensors file as they are stored, each read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(str(path), framework="pt")
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def save(path: str | Path, tensors: Mapping[str, Tensor], header: Header, dtype: torch.dtype | None = None) -> None:

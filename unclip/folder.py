@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ from unclip.loading import Shelf
 from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
+from unclip.noise import Style
 from unclip.stage import Sampling, Stage, open_stage
 
 FILE = "system.toml"
@@ -53,7 +54,7 @@ class SystemConfig:
     upsamplers: tuple[str, ...] = ()
     pca: str | None = None
     candidates: Positive = 2
-    noise: Literal["streams", "diffusers", "native"] = "streams"
+    noise: Style = "streams"
     subject: str = ""
     words: tuple[str, ...] = ()
     allow_mixed_clip: bool = False

@@ -48,9 +48,10 @@ class Thread:
 
 
 Seed = int | Thread
+Style = Literal["streams", "diffusers", "native"]
 
 
-def seeded(style: Literal["streams", "diffusers", "native"], seed: int, dtype: torch.dtype = torch.float32) -> Seed:
+def seeded(style: Style, seed: int, dtype: torch.dtype = torch.float32) -> Seed:
     """What a picture's noise comes from: its seed, or a Thread of that pipeline's."""
     single = torch.promote_types(dtype, torch.float32)
     return seed if style == "streams" else Thread(seed, style == "native", single)

@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex
 
 import torch
 
+from unclip.config import differences
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.sources import Given, Source, check_source, check_text, mask_source, restored, source
 from unclip.version import VERSION
@@ -100,6 +101,14 @@ def check_maker(recipe: Mapping[str, Any], weights: Mapping[str, str], made_by: 
     if other:
         told = ", ".join(f"{key} {before[key]}, here {made_by[key]}" for key in other)
         warnings.warn(f"made under {told}: expect small differences", UnclipWarning, stacklevel=4)
+
+
+def check_sampling(recipe: Mapping[str, Any], sampling: Mapping[str, Any]) -> None:
+    """Raises UnclipError when a system draws otherwise than a recipe says."""
+    if changed := differences(recipe["sampling"], sampling):
+        raise UnclipError(
+            f"this system samples otherwise ({', '.join(changed)}); give the picture's own system.toml or --arithmetic"
+        )
 
 
 def made_by(device: torch.device, dtype: torch.dtype) -> dict[str, str]:

@@ -11,7 +11,7 @@ from unclip import choices, opening
 from unclip.bench import Bench
 from unclip.catalogue import FAITHFUL, MANIPULATIONS, check_sources, texts, usual
 from unclip.clip import Clip
-from unclip.config import build, differences, to_dict
+from unclip.config import build, to_dict
 from unclip.drawing import Picture, Pictures, Start, drawn
 from unclip.errors import UnclipError
 from unclip.folder import DEMO, SystemConfig, warn_of_strangers
@@ -20,9 +20,9 @@ from unclip.latents import Latent, Pca, check_weights
 from unclip.manipulations import DUMMY
 from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
-from unclip.noise import Seed, seeded
+from unclip.noise import Seed, Style, seeded
 from unclip.priors import EmbeddingPrior, OnStep, silent
-from unclip.requests import Seeds, check_maker, check_recipe, made_by, numbers, pairs, recipe_sources
+from unclip.requests import Seeds, check_maker, check_recipe, check_sampling, made_by, numbers, pairs, recipe_sources
 from unclip.settings import Settings
 from unclip.sources import Given, Source, invertible, mask_source, opened, picture, source
 from unclip.stage import Stage
@@ -32,8 +32,8 @@ from unclip.stage import Stage
 class UnCLIP:
     """A text-to-image system of separately trained stages (arXiv 2204.06125); `identity` names its weights in recipes.
 
-    All that draws takes `batch` (pictures drawn at once), `on_step` (called after every step of a net) and **settings, the
-    fields of Settings, and gives Pictures one by one. Mistakes raise UnclipError, most of them before any work is done.
+    All that draws takes `batch` (pictures drawn at once), `on_step` (called after every step of a net) and **settings (the
+    fields of Settings), and gives Pictures one by one. Mistakes raise UnclipError, most of them before any work is done.
     """
 
     clip: Clip
@@ -43,6 +43,7 @@ class UnCLIP:
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
     config: SystemConfig | None = None
     pca: Pca | None = None
+    noise: Style = "streams"
 
     @classmethod
     def from_pretrained(
@@ -189,10 +190,7 @@ class UnCLIP:
         check_recipe(recipe, MANIPULATIONS)
         check_maker(recipe, self.identity.get("weights", {}), made_by(self.decoder.device, self.decoder.dtype))
         chosen = build(Settings, recipe["settings"], "the recipe's settings")
-        if changed := differences(recipe["sampling"], self.at(self.resolve(chosen))._sampling):
-            raise UnclipError(
-                f"this system samples otherwise ({', '.join(changed)}); give the picture's own system.toml"
-            )
+        check_sampling(recipe, self.at(self.resolve(chosen))._sampling)
         job = recipe["options"], recipe["seed"]
         return self.manipulate(recipe["command"], recipe_sources(recipe, given), [job], **drawing, **to_dict(chosen))
 
@@ -225,7 +223,7 @@ class UnCLIP:
 
     def seeded(self, seed: int) -> Seed:
         """What a picture's noise is drawn from."""
-        return seeded("streams" if self.config is None else self.config.noise, seed, self.decoder.dtype)
+        return seeded(self.noise, seed, self.decoder.dtype)
 
     def resolve(self, settings: Settings) -> Settings:
         """The settings with the system's own values where the user left them open."""
@@ -242,7 +240,8 @@ class UnCLIP:
     @property
     def _sampling(self) -> dict[str, Any]:
         """How each stage samples, for recipes."""
-        return self.prior.sampling | {stage.name: to_dict(stage.sampling) for stage in (self.decoder, *self.upsamplers)}
+        told = {stage.name: to_dict(stage.sampling) for stage in (self.decoder, *self.upsamplers)}
+        return self.prior.sampling | told | {"noise": self.noise}
 
     def _recipe(self, name: str, chosen: Settings, start: Start) -> dict[str, Any]:
         told = {"command": name, "prompt": start.prompt, "seed": start.seed, **start.about, "settings": to_dict(chosen)}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unclip.checkpoint import read_header
@@ -149,3 +150,38 @@ def test_native_files_say_what_the_folder_says(folder: Path, tmp_path: Path) -> 
     (tmp_path / "native" / "ViT-L-14.safetensors").unlink()
     with pytest.raises(UnclipError, match=r"OpenAI's CLIP is missing; put ViT-L-14\.pt or"):
         native_box(tmp_path / "native", shape)
+
+
+def test_a_recipe_of_another_arithmetic_is_refused(folder: Path) -> None:
+    systems: dict[Any, UnCLIP] = {
+        kind: UnCLIP.from_pretrained(folder, "cpu", arithmetic=kind) for kind in ("own", "diffusers", "native")
+    }
+    for kind, system in systems.items():
+        recipe = next(system.generate("a dog", [0], prior_steps=2, **FEW)).recipe
+        for other, one in systems.items():
+            if other == kind:
+                assert next(one.replay(recipe)).image.size == (64, 64)
+            else:
+                with pytest.raises(UnclipError, match=r"samples otherwise \(.*noise.*--arithmetic"):
+                    one.replay(recipe)
+
+
+def test_the_schedulers_are_written_as_they_were_read(folder: Path, tmp_path: Path) -> None:
+    """Ours has another clamp of the prior's estimates than the scheduler's config."""
+    convert(found(folder), tmp_path / "ours")
+    convert(found(tmp_path / "ours"), tmp_path / "again", "diffusers")
+    for name in ("prior", "decoder", "super_res"):
+        was, now = (
+            json.loads((root / f"{name}_scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+            for root in (folder, tmp_path / "again")
+        )
+        assert {key: value for key, value in was.items() if key in now and not key.startswith("_")} == {
+            key: value for key, value in now.items() if not key.startswith("_")
+        }
+
+
+def test_half_precision_stays_half(folder: Path, tmp_path: Path) -> None:
+    convert(found(folder), tmp_path / "half", dtype=torch.float16)
+    convert(found(tmp_path / "half"), tmp_path / "again")
+    for name in ("decoder.safetensors", "clip.safetensors"):
+        assert (tmp_path / "again" / name).stat().st_size == (tmp_path / "half" / name).stat().st_size

@@ -16,6 +16,7 @@ KEYS = {
     "clip_sample_range": 1.0,
     "prediction_type": "epsilon",
 }
+CLIP_RANGE = 5.0  # of the prior's estimates, in the released scheduler's config
 REQUIRED = {"beta_schedule": "squaredcos_cap_v2"}
 PREDICTS = {"epsilon": "eps", "sample": "x0"}
 VARIANCES = {"fixed_small_log": "small", "learned_range": "learned"}

@@ -10,6 +10,7 @@ from einops import EinopsError, rearrange
 from torch import Tensor, nn
 
 from unclip.errors import UnclipError
+from unclip.interop.files import Lazy
 
 LEAVES = ("weight", "bias")
 
@@ -31,9 +32,14 @@ class Entry:
 def taken(
     entries: Sequence[Entry], source: Mapping[str, Tensor], where: str, ignore: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """Our tensors, made of those in `source`, each of which is read once; `ignore` are patterns of names ("*.ids").
+    """Our tensors, made of those in `source`, each of which is read once. Raises UnclipError as `taking`, and its Mapping."""
+    return dict(taking(entries, source, where, ignore))
 
-    Raises UnclipError that begins with `where` and names the first missing, extra or misshapen tensor.
+
+def taking(entries: Sequence[Entry], source: Mapping[str, Tensor], where: str, ignore: Sequence[str] = ()) -> Lazy:
+    """Our tensors by name, each made when it is asked for; `ignore` are patterns of names ("*.ids").
+
+    Raises UnclipError that begins with `where` and names the first missing or extra tensor; or, later, a misshapen one.
     """
     wanted = {name for entry in entries for name in entry.theirs}
     missing = [name for entry in entries for name in entry.theirs if name not in source]
@@ -41,7 +47,12 @@ def taken(
     for problem, names in (("missing", missing), ("extra", extra)):
         if names:
             raise UnclipError(f"{where}: {len(names)} {problem} tensor(s) for this net, the first is {names[0]!r}")
-    return {entry.ours: _taken(entry, [source[name] for name in entry.theirs], where) for entry in entries}
+    return Lazy(
+        {
+            entry.ours: lambda _, entry=entry: _taken(entry, [source[name] for name in entry.theirs], where)
+            for entry in entries
+        }
+    )
 
 
 def given(entries: Sequence[Entry], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

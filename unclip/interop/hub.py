@@ -63,7 +63,9 @@ def needed(files: Collection[str], parts: Collection[str] | None = None) -> list
         told = [name for name in names if name.endswith((".json", ".txt"))]
         # beside the folders of a whole pipeline lie the same weights once more, in other programs' formats
         whole = not folder and "model_index.json" in names
-        weights = [] if whole else chosen(names, (*STEMS, *CLIP_STEMS)) or _any(names)
+        # such a repository may hold the same weights for transformers too
+        stems = (*CLIP_STEMS, *STEMS) if "open_clip_config.json" in names else STEMS
+        weights = [] if whole else chosen(names, stems) or _any(names)
         wanted += [f"{folder}/{name}".lstrip("/") for name in sorted({*told, *weights})]
     return wanted
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from unclip.errors import UnclipError
 from unclip.folder import Box, SystemConfig
 from unclip.interop import diffusers_configs, diffusers_names, native_configs, native_names
 from unclip.interop.diffusers_schedulers import scheduler_config
-from unclip.interop.entries import Entry, taken
+from unclip.interop.entries import Entry, taking
 from unclip.interop.files import Lazy, chosen, digest, folder_tensors, open_openai, open_stats, open_tensors
 from unclip.interop.native_configs import KARLO, NativeShape
 from unclip.interop.transformers_configs import clip_config
@@ -91,7 +92,10 @@ def _clip(folder: Path, pictures: Path | None) -> Weights:
 def _prior(folder: Path, clip: Weights, scheduler: str) -> Weights:
     config = diffusers_configs.prior_config(_json(folder / "prior" / "config.json"))
     process = scheduler_config(_json(folder / scheduler / "scheduler_config.json"), "prior")
-    return _folders("prior", config, diffusers_names.prior_entries(config), {"": folder / "prior"}, process, clip)
+    made = _folders("prior", config, diffusers_names.prior_entries(config), {"": folder / "prior"}, process, clip)
+    # kept, since our own arithmetic has another and the scheduler's may be written again
+    told = made.header.provenance | {"clip_sample_range": process[1].limit}
+    return replace(made, header=replace(made.header, provenance=told))
 
 
 def _decoder(folder: Path, clip: Weights, context: int) -> Weights:
@@ -149,7 +153,7 @@ def _weights(
         fingerprint=digest(files),
         provenance={"source": where},
     )
-    return Weights(where, header, lambda: taken(entries, tensors, where, IGNORED))
+    return Weights(where, header, lambda: taking(entries, tensors, where, IGNORED))
 
 
 def _merges(folder: Path) -> tuple[str, ...] | None:

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from unclip.checkpoint import Weights
 from unclip.errors import UnclipError
 from unclip.folder import FILE, SHIPPED, Box, boxed
-from unclip.interop.hub import fetched
+from unclip.interop.diffusers_schedulers import CLIP_RANGE
+from unclip.interop.hub import KNOWN, fetched
 from unclip.interop.released import INDEX, diffusers_box, native_box
 
 Arithmetic = Literal["own", "diffusers", "native"]
@@ -15,9 +16,9 @@ Arithmetic = Literal["own", "diffusers", "native"]
 as padding, one thread of noise per picture), as native Karlo does (±10, and noise that nobody uses), or as we do: float64
 tables, ±10, every character read, and noise by stage and seed."""
 
-LIMIT = {"own": 10.0, "native": 10.0, "diffusers": 5.0}
+LIMIT = 10.0  # of the prior's estimates, in native Karlo
 CLIP_CONFIG = "open_clip_config.json"
-PICTURES = {"karlo": "karlo-image-variations"}  # where the image encoder lies that a system lacks
+PICTURES = {KNOWN["karlo"]: KNOWN["karlo-image-variations"]}  # where the image encoder lies that a system lacks
 
 
 def found(name: str | Path, arithmetic: Arithmetic = "own") -> Box:
@@ -32,7 +33,8 @@ def found(name: str | Path, arithmetic: Arithmetic = "own") -> Box:
             f"{name}: no system there; expected a folder with {FILE}, {INDEX} or native Karlo's .ckpt files"
         )
     folder = fetched(str(name))
-    pictures = fetched(PICTURES[str(name)], ["image_encoder"]) if str(name) in PICTURES else None
+    lacking = None if Path(name).is_dir() else PICTURES.get(KNOWN.get(str(name), str(name)))
+    pictures = fetched(lacking, ["image_encoder"]) if lacking is not None else None
     box = diffusers_box(folder, pictures) if (folder / INDEX).is_file() else native_box(folder)
     return under(replace(box, config=replace(box.config, name=Path(str(name)).name)), arithmetic)
 
@@ -51,7 +53,8 @@ def under(box: Box, arithmetic: Arithmetic) -> Box:
     """The same weights, told to be drawn with under that arithmetic."""
     tables = {"tables": "float32" if arithmetic == "diffusers" else "float64"}
     padding = {"padding_text": "!" if arithmetic == "diffusers" else None}
-    limit = {"limit": LIMIT[arithmetic]}
+    theirs = CLIP_RANGE if box.prior is None else box.prior.header.provenance.get("clip_sample_range", CLIP_RANGE)
+    limit = {"limit": theirs if arithmetic == "diffusers" else LIMIT}
     return replace(
         box,
         config=replace(box.config, noise="streams" if arithmetic == "own" else arithmetic),

@@ -60,6 +60,8 @@ def clip_config(text: Json, vision: Json | None = None, merges: tuple[str, ...] 
 
 def clip_json(config: ClipConfig) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The configs of the text tower and, if there is one, the vision tower of a CLIP. Raises UnclipError."""
+    if config.normalize:
+        refuse("clip", "normalize", True, "false, which this layout always has")
     t = _plain(config.text, TOWERS["text"](), "text", ("context_length", "width", "heads", "layers", "mlp_ratio"))
     text = {"model_type": "clip_text_model", "vocab_size": Tokenizer(config.merges).vocabulary}
     text |= _tower_json(t, config) | {"num_attention_heads": t["heads"]}

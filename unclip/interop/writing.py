@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,8 +22,9 @@ from unclip.diffusion.process import ProcessConfig
 from unclip.errors import UnclipError
 from unclip.folder import FILE, Box
 from unclip.interop import diffusers_configs, diffusers_names, native_names
-from unclip.interop.diffusers_schedulers import scheduler_json
+from unclip.interop.diffusers_schedulers import CLIP_RANGE, scheduler_json
 from unclip.interop.entries import given
+from unclip.interop.indices import index, preprocessor
 from unclip.interop.tokenizer_files import tokenizer_files
 from unclip.interop.transformers_configs import clip_json
 from unclip.models.decoder import DecoderConfig
@@ -38,7 +40,6 @@ CONFIGS: dict[str, type] = {
     "upsampler": UpsamplerConfig,
 }
 PCA = "pca.safetensors"
-UNCLIP = ("unclip", "UnCLIPTextProjModel")  # as the released index spells it; diffusers from 0.38 on can read neither
 
 
 def convert(box: Box, folder: str | Path, layout: Layout = "unclip", dtype: torch.dtype | None = None) -> None:
@@ -49,13 +50,17 @@ def convert(box: Box, folder: str | Path, layout: Layout = "unclip", dtype: torc
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UnclipError(f"{folder}: exists already; give a folder that is to be made")
-    write: Callable[[Box, Path, torch.dtype | None], None] = {
-        "unclip": _ours,
-        "diffusers": _diffusers,
-        "native": _native,
-    }[layout]
-    with _new(folder) as partial:
-        write(box, partial, dtype)
+    with _new(folder) as partial, _told(folder):
+        WRITERS[layout](box, partial, dtype)
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Makes one line of what a full disk is to the libraries."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        raise UnclipError(f"{folder}: could not be written: {' '.join(str(error).split())[:200]}") from None
 
 
 @contextlib.contextmanager
@@ -68,6 +73,8 @@ def _new(folder: Path) -> Iterator[Path]:
         partial.chmod(0o755)
         if folder.is_dir():
             folder.rmdir()  # empty
+        for file in partial.rglob("*.safetensors"):
+            file.chmod(0o644)  # the library makes files that only their owner may read
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -81,7 +88,8 @@ def _ours(box: Box, folder: Path, dtype: torch.dtype | None) -> None:
     names = ("prior.safetensors", "decoder.safetensors", *upsamplers)
     for name, weights in zip(names, (box.prior, box.decoder, *box.upsamplers), strict=True):
         if weights is not None:
-            kept = parents if "clip" in weights.header.parents else {}
+            mine = weights.header.parents.get("clip") == box.clip.header.fingerprint
+            kept = parents if mine else weights.header.parents
             save(folder / name, weights.read(), replace(weights.header, parents=kept), dtype)
     if box.decoder is None:
         return  # no system, but parts of one
@@ -108,6 +116,14 @@ def _diffusers(box: Box, folder: Path, dtype: torch.dtype | None) -> None:
     # all that can be refused comes before anything that is large
     jsons = {net.header.net: FOLDERS[net.header.net](_config(net)) for net in nets}
     schedulers = {SCHEDULERS[net.header.net]: scheduler_json(*_how(net)) for net in nets if net is not clip}
+    if jsons["upsampler"]["super_res_last"] is None or (box.prior is None and jsons["clip"]["image_encoder"] is None):
+        raise UnclipError(
+            f"{box.where}: this layout needs a last upsampling net, and a prior or CLIP's picture tower; one is missing"
+        )
+    if box.prior is not None:  # our own arithmetic has another
+        schedulers["prior_scheduler"]["clip_sample_range"] = box.prior.header.provenance.get(
+            "clip_sample_range", CLIP_RANGE
+        )
     for net in nets:
         role = net.header.net
         tensors = given(getattr(diffusers_names, f"{role}_entries")(_config(net)), net.read())
@@ -117,7 +133,9 @@ def _diffusers(box: Box, folder: Path, dtype: torch.dtype | None) -> None:
     for name, values in schedulers.items():
         _write_json(folder / name / "scheduler_config.json", values)
     tokenizer_files(_config(clip), folder / "tokenizer")
-    _write_json(folder / "model_index.json", _index(box, _config(clip), folder))
+    _write_json(folder / "model_index.json", index(box.prior is not None))
+    if box.prior is None:
+        _write_json(folder / "feature_extractor" / "preprocessor_config.json", preprocessor(_config(clip)))
 
 
 def _folders(*names: str, of: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any], dict[str, Any]]:
@@ -197,50 +215,13 @@ def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str,
     return {name: (x.to(dtype) if dtype and x.is_floating_point() else x).clone() for name, x in tensors.items()}
 
 
-def _index(box: Box, clip: ClipConfig, folder: Path) -> dict[str, Any]:
-    """The index of a pipeline from texts, or of one from pictures where there is no prior."""
-    kind = "UnCLIPPipeline" if box.prior is not None else "UnCLIPImageVariationPipeline"
-    parts: dict[str, tuple[str, str]] = {
-        "decoder": ("diffusers", "UNet2DConditionModel"),
-        "decoder_scheduler": ("diffusers", "UnCLIPScheduler"),
-    }
-    if box.prior is not None:
-        parts |= {"prior": ("diffusers", "PriorTransformer"), "prior_scheduler": ("diffusers", "UnCLIPScheduler")}
-    else:
-        parts |= {
-            "feature_extractor": ("transformers", "CLIPImageProcessor"),
-            "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
-        }
-        _write_json(folder / "feature_extractor" / "preprocessor_config.json", _preprocessor(clip))
-    parts |= {
-        "super_res_first": ("diffusers", "UNet2DModel"),
-        "super_res_last": ("diffusers", "UNet2DModel"),
-        "super_res_scheduler": ("diffusers", "UnCLIPScheduler"),
-        "text_encoder": ("transformers", "CLIPTextModelWithProjection"),
-        "text_proj": UNCLIP,
-        "tokenizer": ("transformers", "CLIPTokenizer"),
-    }
-    return {"_class_name": kind, "_diffusers_version": "0.15.0.dev0", **parts}
-
-
-def _preprocessor(clip: ClipConfig) -> dict[str, Any]:
-    side = clip.image_size
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "crop_size": {"height": side, "width": side},
-        "do_center_crop": True,
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": list(clip.mean),
-        "image_std": list(clip.std),
-        "resample": 3,
-        "rescale_factor": 1 / 255,
-        "size": {"shortest_edge": side},
-    }
-
-
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+WRITERS: dict[str, Callable[[Box, Path, torch.dtype | None], None]] = {
+    "unclip": _ours,
+    "diffusers": _diffusers,
+    "native": _native,
+}

@@ -100,7 +100,7 @@ def test_variations_keep_their_picture_tower(variations: Path, tmp_path: Path) -
 
 def test_what_was_converted_draws_the_same(folder: Path, tmp_path: Path) -> None:
     convert(found(folder), tmp_path / "ours")
-    one, other = (UnCLIP.from_pretrained(where, "cpu") for where in (folder, tmp_path / "ours"))
+    one, other = (UnCLIP.from_pretrained(where, "cpu", "float64") for where in (folder, tmp_path / "ours"))
     settings: dict[str, Any] = {"prior_steps": 2, "steps": 2, "upsampler_steps": 2}
     pictures = [np.asarray(next(system.generate("a dog", [0], **settings)).image, int) for system in (one, other)]
     assert (

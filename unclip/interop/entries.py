@@ -37,9 +37,7 @@ def taken(
     return dict(taking(entries, source, where, ignore))
 
 
-def taking(
-    entries: Sequence[Entry], source: Mapping[str, Tensor], where: str, ignore: Sequence[str] = ()
-) -> Any:  # a Lazy: checks of types in tests would read it
+def taking(entries: Sequence[Entry], source: Mapping[str, Tensor], where: str, ignore: Sequence[str] = ()) -> Any:
     """Our tensors by name, each made when it is asked for; `ignore` are patterns of names ("*.ids").
 
     Raises UnclipError that begins with `where` and names the first missing or extra tensor; or, later, a misshapen one.

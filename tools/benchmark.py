@@ -8,13 +8,11 @@ import dataclasses
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from cyclopts import App
@@ -25,13 +23,13 @@ from stages import clip as clip_stage
 from stages import decoder, prior, upsampler
 from stages.data import Batch
 from stages.embeddings import completed
+from tools.processes import measured
 from unclip.cli.shell import run
 from unclip.clip import Clip, ClipConfig, build_net, export
 from unclip.conditioning import decoder_cond, read
 from unclip.config import build, read_toml
 from unclip.devices import pick_device
 from unclip.diffusion.process import Process
-from unclip.errors import UnclipError
 from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
@@ -74,7 +72,11 @@ def benchmark(
 
 @app.command
 def karlo(
-    *, share: float = 0.4, steps: tuple[int, int, int] = (10, 10, 7), repeats: PositiveInt = 3, full: str | None = None
+    *,
+    share: float = 0.4,
+    steps: tuple[int, int, int] = (10, 10, 7),
+    repeats: PositiveInt = 3,
+    full: Literal["float32", "bfloat16"] | None = None,
 ) -> None:
     """Compare with diffusers' pipeline on the same random weights; or draw one picture at the released size.
 
@@ -91,7 +93,10 @@ def karlo(
     """
     from tools import karlo
 
-    karlo.full(full) if full else karlo.compare(share, steps, repeats)
+    if full is not None:
+        karlo.full(full)
+    else:
+        karlo.compare(share, steps, repeats)
 
 
 def overhead(folder: Path, clip: Clip, repeats: int) -> None:
@@ -166,22 +171,13 @@ def startup(repeats: int) -> None:
             ("generate at 256 px", [*drawn, "--size", "256", "--out", folder]),
             ("generate at 1024 px", [*drawn, "--size", "1024", "--out", folder]),
         ):
-            runs = [_process(words) for _ in range(repeats)]
-            wall, cpu, memory = (statistics.median(column) for column in zip(*runs, strict=True))
+            runs = [measured(words) for _ in range(repeats)]
+            wall, cpu, memory = (
+                statistics.median(getattr(one, kind) for one in runs) for kind in ("wall", "cpu", "memory")
+            )
             # a child's count begins with what its parent had
             told = f"  {memory:5.2f} GB at most" if memory > 1.05 * own else ""
             print(f"  {title:22} {wall:6.2f} s  {cpu:6.2f} CPU s{told}")
-
-
-def _process(words: Sequence[str]) -> tuple[float, float, float]:
-    """Seconds, CPU seconds and the most memory, in GB, of a Python process. Raises UnclipError when it fails."""
-    wall, silent = time.perf_counter(), subprocess.DEVNULL
-    process = subprocess.Popen([sys.executable, *words], stdout=silent, stderr=silent)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here, not by subprocess
-    if process.returncode:
-        raise UnclipError(f"{' '.join(words)}: failed with exit code {process.returncode}")
-    return time.perf_counter() - wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6
 
 
 def _stage(folder: Path, name: str, clip: Path, device: torch.device) -> tuple[nn.Module, Any, int]:

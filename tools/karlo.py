@@ -4,23 +4,18 @@ Speed and memory do not depend on what the weights are. Every measurement is a p
 it took is its own too.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from tools.processes import Cost, measured
 from unclip.checkpoint import Header, Weights
 from unclip.clip import ClipConfig, build_net
 from unclip.config import build, read_toml, to_dict
-from unclip.errors import UnclipError
 from unclip.folder import Box, SystemConfig
 from unclip.interop.writing import CONFIGS, convert
 from unclip.models.decoder import Decoder
@@ -63,16 +58,6 @@ print(time.process_time() - began)
 """
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a process took: seconds, seconds of all cores together, the most memory in GB; CPU seconds of drawing alone."""
-
-    wall: float
-    cpu: float
-    memory: float
-    drawing: float = 0.0
-
-
 def compare(share: float, steps: tuple[int, int, int], repeats: int) -> None:
     """Prints what one picture costs in diffusers and here, for nets whose widths are `share` of the released ones."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -92,11 +77,13 @@ def compare(share: float, steps: tuple[int, int, int], repeats: int) -> None:
             "unclip, no KV cache": [OURS, *told, "float32", "diffusers", "no"],
             "unclip, 12 + 12 + 4": [OURS, *few, "float32", "own", "yes"],
         }
-        costs = {name: _least([_process(["-c", *words]) for _ in range(repeats)]) for name, words in ways.items()}
+        costs = {
+            name: min((measured(["-c", *words]) for _ in range(repeats)), key=_drawing) for name, words in ways.items()
+        }
         base = costs["diffusers, float32"]
         print(f"  {'':22} {'drawing, CPU s':>22} {'whole process, CPU s':>26} {'wall s':>8} {'GB at most':>12}")
         for name, cost in costs.items():
-            drawing = f"{cost.drawing:14.1f} {cost.drawing / base.drawing:5.2f} x"
+            drawing = f"{_drawing(cost):14.1f} {_drawing(cost) / _drawing(base):5.2f} x"
             whole = f"{cost.cpu:18.1f} {cost.cpu / base.cpu:5.2f} x"
             print(f"  {name:22} {drawing} {whole} {cost.wall:8.1f} {cost.memory:12.2f}")
 
@@ -107,20 +94,8 @@ def full(dtype: str) -> None:
         folder, began = Path(temporary, "karlo"), time.perf_counter()
         convert(scaled(1.0), folder, dtype=torch.bfloat16)
         print(f"random weights written in {time.perf_counter() - began:.0f} s", flush=True)
-        words = [
-            "-m",
-            "unclip",
-            "generate",
-            PROMPT,
-            "-n",
-            "1",
-            "--model",
-            str(folder),
-            "--low-memory",
-            "--dtype",
-            dtype,
-        ]
-        cost = _process([*words, "--out", temporary])
+        words = f"-m unclip generate -n 1 --low-memory --dtype {dtype} --model {folder} --out {temporary}".split()
+        cost = measured([*words, PROMPT])
         print(f"{dtype}: {cost.wall:.0f} s, {cost.cpu:.0f} CPU s, {cost.memory:.2f} GB at most, {_threads()} threads")
 
 
@@ -166,25 +141,9 @@ def _drawn(net: str, config: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def _process(words: Sequence[str]) -> Cost:
-    """What a Python process takes. Raises UnclipError when it fails."""
-    began = time.perf_counter()
-    with tempfile.TemporaryFile() as told:
-        process = subprocess.Popen([sys.executable, *words], stdout=told, stderr=told)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here, not by subprocess
-        if process.returncode:
-            told.seek(0)
-            last = told.read().decode(errors="replace").strip().splitlines()[-1:]
-            raise UnclipError(f"a measured process failed with exit code {process.returncode}: {' '.join(last)}")
-        told.seek(0)
-        last = told.read().decode(errors="replace").split()[-1:]
-    drawing = float(last[0]) if words[0] == "-c" else 0.0
-    return Cost(time.perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6, drawing)
-
-
-def _least(costs: Sequence[Cost]) -> Cost:
-    return min(costs, key=lambda cost: cost.drawing)
+def _drawing(cost: Cost) -> float:
+    """CPU seconds of drawing alone, which the measured programs print last."""
+    return float(cost.told.split()[-1])
 
 
 def _even(value: float, step: int) -> int:

@@ -40,6 +40,25 @@ class Header:
 
 
 @dataclass(frozen=True, eq=False)
+class Lazy(Mapping[str, Tensor]):
+    """Tensors that are read, each time, when they are asked for by name."""
+
+    readers: Mapping[str, Callable[[str], Tensor]]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.readers[name](name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.readers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.readers)
+
+    def __len__(self) -> int:
+        return len(self.readers)
+
+
+@dataclass(frozen=True, eq=False)
 class Weights:
     """A net's weights where they lie (`where`, for messages), what is known of them, and how to read them."""
 
@@ -50,24 +69,7 @@ class Weights:
 
 def weights(path: str | Path) -> Weights:
     """The weights in a checkpoint of ours. Raises UnclipError for whatever is none."""
-    return Weights(str(path), read_header(path), lambda: _Stored(Path(path)))
-
-
-class _Stored(Mapping[str, Tensor]):
-    """The tensors of a safetensors file as they are stored, each read when it is asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = safe_open(str(path), framework="pt")
-        self._names = list(self._file.keys())
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._file.get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    return Weights(str(path), read_header(path), lambda: stored(path))
 
 
 def save(path: str | Path, tensors: Mapping[str, Tensor], header: Header, dtype: torch.dtype | None = None) -> None:
@@ -118,20 +120,32 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         return {name: _cast(file.get_tensor(name), torch.float32) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
+def stored(path: str | Path) -> Lazy:
+    """The tensors of a safetensors file as they are stored, each read when it is asked for."""
+    file = safe_open(str(path), framework="pt")
+    return Lazy(dict.fromkeys(file.keys(), file.get_tensor))
+
+
+def hollow(weights: Weights, net_type: type[N]) -> N:
+    """The net that weights belong to, on the meta device. Raises UnclipError when they are another net's."""
+    expected = net_type.__name__.lower()
+    if weights.header.net != expected:
+        raise UnclipError(f"{weights.where}: holds a {weights.header.net}; expected a {expected}")
+    config_type = typing.get_type_hints(net_type.__init__)["config"]
+    with torch.device("meta"):
+        net = net_type(build(config_type, weights.header.model, f"{weights.where}: header: model"))
+    return net.eval().requires_grad_(False)
+
+
 def load(path: str | Path, net_type: type[N], device: torch.device | str = "cpu") -> tuple[N, Header]:
     """The net in a checkpoint, in evaluation mode and without gradients, and the file's header.
 
     The caller names the type; a file that holds another net is refused, and so is any missing, extra or misshapen tensor.
     """
-    header = read_header(path)
-    expected = net_type.__name__.lower()
-    if header.net != expected:
-        raise UnclipError(f"{path}: holds a {header.net}; expected a {expected}")
-    config_type = typing.get_type_hints(net_type.__init__)["config"]
-    with torch.device("meta"):
-        net = net_type(build(config_type, header.model, f"{path}: header: model"))
+    found = weights(path)
+    net = hollow(found, net_type)
     load_strictly(net, read_tensors(path), path)
-    return net.to(device).eval().requires_grad_(False), header
+    return net.to(device).requires_grad_(False), found.header
 
 
 def load_strictly(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:

@@ -86,9 +86,9 @@ def strangers(system: SystemConfig, prompts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found)) if known else []
 
 
-def warn_of_strangers(system: SystemConfig | None, prompts: Sequence[str]) -> None:
+def warn_of_strangers(system: SystemConfig, prompts: Sequence[str]) -> None:
     """Warns of words that no caption of the trainings used: what is drawn for them is anyone's guess."""
-    if system is not None and (unknown := strangers(system, prompts)):
+    if unknown := strangers(system, prompts):
         warnings.warn(
             f"the {system.name} weights know only {system.subject}, not {', '.join(map(repr, unknown[:3]))};"
             " for other subjects give other weights (--model FOLDER)",

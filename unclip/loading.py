@@ -1,15 +1,12 @@
 """From weights that lie somewhere to nets in memory: all of them, or one at a time."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar, get_type_hints
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from unclip.checkpoint import Weights, load_strictly
-from unclip.config import build
-from unclip.errors import UnclipError
+from unclip.checkpoint import Lazy, Weights, hollow, load_strictly
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -30,13 +27,7 @@ class Shelf:
 
     def net(self, weights: Weights, net_type: type[N]) -> N:
         """The net, in evaluation mode and without gradients. Raises UnclipError when it does not fit the weights."""
-        expected = net_type.__name__.lower()
-        if weights.header.net != expected:
-            raise UnclipError(f"{weights.where}: holds a {weights.header.net}; expected a {expected}")
-        config_type = get_type_hints(net_type.__init__)["config"]
-        with torch.device("meta"):
-            net = net_type(build(config_type, weights.header.model, f"{weights.where}: header: model"))
-        net.eval().requires_grad_(False)
+        net = hollow(weights, net_type)
         if self.low_memory:
             self._lying[net] = weights
         else:
@@ -52,7 +43,9 @@ class Shelf:
         self._fill(net, self._lying[net])
 
     def _fill(self, net: nn.Module, weights: Weights) -> None:
-        load_strictly(net, _Cast(weights.read(), precisions(net, self.dtype)), weights.where)
+        found, kept = weights.read(), precisions(net, self.dtype)
+        cast = dict.fromkeys(found, lambda name: found[name].to(kept[name]))  # each as it is read
+        load_strictly(net, Lazy(cast), weights.where)
         net.to(self.device)
         net.requires_grad_(False)
 
@@ -66,25 +59,8 @@ def precisions(net: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
         for part in ("weight", "bias")
     }
     single = torch.promote_types(dtype, torch.float32)  # float64 is kept whole
-    return {name: dtype if name in rounded else single for name in net.state_dict()}
-
-
-@dataclass(frozen=True)
-class _Cast(Mapping[str, Tensor]):
-    """Tensors in the precisions they are wanted in, each cast as it is read."""
-
-    tensors: Mapping[str, Tensor]
-    dtypes: Mapping[str, torch.dtype]
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor = self.tensors[name]
-        return tensor.to(self.dtypes.get(name, tensor.dtype)) if tensor.is_floating_point() else tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
+    whole = {name: single if x.is_floating_point() else x.dtype for name, x in net.state_dict().items()}
+    return {name: dtype if name in rounded else kept for name, kept in whole.items()}
 
 
 def held(net: nn.Module, dtype: torch.dtype, whole: bool = False) -> tuple[int, int]:

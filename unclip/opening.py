@@ -23,5 +23,4 @@ def opened(name: str | Path, device: str, dtype: str, low_memory: bool, arithmet
         "identity": {"name": parts.config.name, "weights": weights},
         "config": parts.config,
         "pca": parts.pca,
-        "noise": parts.config.noise,
     }

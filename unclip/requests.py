@@ -103,9 +103,10 @@ def check_maker(recipe: Mapping[str, Any], weights: Mapping[str, str], made_by: 
         warnings.warn(f"made under {told}: expect small differences", UnclipWarning, stacklevel=4)
 
 
-def check_sampling(recipe: Mapping[str, Any], sampling: Mapping[str, Any]) -> None:
+def check_sampling(recipe: Mapping[str, Any], sampling: Mapping[str, Any], noise: str) -> None:
     """Raises UnclipError when a system draws otherwise than a recipe says."""
-    if changed := differences(recipe["sampling"], sampling):
+    then = {**recipe["sampling"], "noise": recipe.get("noise")}
+    if changed := differences(then, {**sampling, "noise": noise}):
         raise UnclipError(
             f"this system samples otherwise ({', '.join(changed)}); give the picture's own system.toml or --arithmetic"
         )

@@ -20,7 +20,7 @@ from unclip.latents import Latent, Pca, check_weights
 from unclip.manipulations import DUMMY
 from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
-from unclip.noise import Seed, Style, seeded
+from unclip.noise import Seed, seeded
 from unclip.priors import EmbeddingPrior, OnStep, silent
 from unclip.requests import Seeds, check_maker, check_recipe, check_sampling, made_by, numbers, pairs, recipe_sources
 from unclip.settings import Settings
@@ -41,9 +41,8 @@ class UnCLIP:
     decoder: Stage[Decoder]
     upsamplers: tuple[Stage[Upsampler], ...] = ()
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
-    config: SystemConfig | None = None
+    config: SystemConfig = SystemConfig(name="unnamed")
     pca: Pca | None = None
-    noise: Style = "streams"
 
     @classmethod
     def from_pretrained(
@@ -190,7 +189,7 @@ class UnCLIP:
         check_recipe(recipe, MANIPULATIONS)
         check_maker(recipe, self.identity.get("weights", {}), made_by(self.decoder.device, self.decoder.dtype))
         chosen = build(Settings, recipe["settings"], "the recipe's settings")
-        check_sampling(recipe, self.at(self.resolve(chosen))._sampling)
+        check_sampling(recipe, self.at(self.resolve(chosen))._sampling, self.config.noise)
         job = recipe["options"], recipe["seed"]
         return self.manipulate(recipe["command"], recipe_sources(recipe, given), [job], **drawing, **to_dict(chosen))
 
@@ -223,7 +222,7 @@ class UnCLIP:
 
     def seeded(self, seed: int) -> Seed:
         """What a picture's noise is drawn from."""
-        return seeded(self.noise, seed, self.decoder.dtype)
+        return seeded(self.config.noise, seed, self.decoder.dtype)
 
     def resolve(self, settings: Settings) -> Settings:
         """The settings with the system's own values where the user left them open."""
@@ -240,10 +239,10 @@ class UnCLIP:
     @property
     def _sampling(self) -> dict[str, Any]:
         """How each stage samples, for recipes."""
-        told = {stage.name: to_dict(stage.sampling) for stage in (self.decoder, *self.upsamplers)}
-        return self.prior.sampling | told | {"noise": self.noise}
+        return self.prior.sampling | {stage.name: to_dict(stage.sampling) for stage in (self.decoder, *self.upsamplers)}
 
     def _recipe(self, name: str, chosen: Settings, start: Start) -> dict[str, Any]:
         told = {"command": name, "prompt": start.prompt, "seed": start.seed, **start.about, "settings": to_dict(chosen)}
         maker = made_by(self.decoder.device, self.decoder.dtype)
-        return told | {"sampling": self._sampling, "system": self.identity, "made_by": maker}
+        told |= {"sampling": self._sampling, "noise": self.config.noise}
+        return told | {"system": self.identity, "made_by": maker}

@@ -20,16 +20,6 @@ from .test_parity import relative, theirs_decoder
 PROMPT, SEED = "the cat!", 5
 
 
-@pytest.fixture(scope="module")
-def text_pipeline() -> Any:
-    return pipelines.text_to_image()
-
-
-@pytest.fixture(scope="module")
-def folder(text_pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pipelines.save(text_pipeline, tmp_path_factory.mktemp("karlo"))
-
-
 @pytest.mark.parametrize("steps", [2, 5, 7, 10, 25, 50, 100, 250, 1000])
 def test_tables(steps: int) -> None:
     schedule = Process(ProcessConfig(time_offset=1)).schedule
@@ -101,8 +91,8 @@ def native_run(
 
 @pytest.mark.parametrize("steps", [(2, 2, 2), (25, 25, 7)])
 @torch.no_grad()
-def test_whole_runs_in_float64(text_pipeline: Any, folder: Path, steps: tuple[int, int, int]) -> None:
-    system = UnCLIP.from_pretrained(folder, "cpu", "float64", arithmetic="native")
+def test_whole_runs_in_float64(text_pipeline: Any, karlo: Path, steps: tuple[int, int, int]) -> None:
+    system = UnCLIP.from_pretrained(karlo, "cpu", "float64", arithmetic="native")
     text_pipeline.to(torch.float64)
     try:
         theirs = native_run(text_pipeline, read(system.clip, [PROMPT]), read(system.clip, [""]), steps)

@@ -27,16 +27,6 @@ PROMPTS = ["a red cube on top of a blue cube", "the cat!", "a dog"]
 SEEDS = [3, 4, 5]
 
 
-@pytest.fixture(scope="module")
-def text_pipeline() -> Any:
-    return pipelines.text_to_image()
-
-
-@pytest.fixture(scope="module")
-def folder(text_pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pipelines.save(text_pipeline, tmp_path_factory.mktemp("karlo"))
-
-
 def generators() -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in SEEDS]
 
@@ -56,25 +46,15 @@ def drawn(system: UnCLIP, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("steps", [2, 25])
 @pytest.mark.parametrize("guidance", [(4.0, 8.0), (1.0, 1.0)])
-def test_whole_runs_in_float64(text_pipeline: Any, folder: Path, steps: int, guidance: tuple[float, float]) -> None:
+def test_whole_runs_in_float64(text_pipeline: Any, karlo: Path, steps: int, guidance: tuple[float, float]) -> None:
     counts = (steps, steps, min(steps, 7))
     theirs = pipelines.reference_run(text_pipeline, PROMPTS, generators(), counts, guidance, torch.float64)
-    system = UnCLIP.from_pretrained(folder, "cpu", "float64", arithmetic="diffusers")
+    system = UnCLIP.from_pretrained(karlo, "cpu", "float64", arithmetic="diffusers")
     settings = {"prior_steps": steps, "steps": steps, "upsampler_steps": min(steps, 7)}
     emb, small, image = drawn(system, prior_guidance=guidance[0], guidance=guidance[1], **settings)
     for mine, other in ((emb, theirs.embedding), (small, theirs.small), (image, theirs.image)):
         assert mine.dtype == torch.float64
         assert relative(mine, other) <= 1e-5
-
-
-@pytest.fixture(scope="module")
-def variation_pipeline() -> Any:
-    return pipelines.image_variation()
-
-
-@pytest.fixture(scope="module")
-def variation_folder(variation_pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pipelines.save(variation_pipeline, tmp_path_factory.mktemp("variations"), pickles=True)
 
 
 def picture() -> Image.Image:
@@ -84,13 +64,13 @@ def picture() -> Image.Image:
 
 @pytest.mark.parametrize(("steps", "guidance"), [(2, 8.0), (25, 8.0), (25, 1.0)])
 def test_variations_in_float64(
-    variation_pipeline: Any, variation_folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int, guidance: float
+    variation_pipeline: Any, variations: Path, monkeypatch: pytest.MonkeyPatch, steps: int, guidance: float
 ) -> None:
     """From the embedding that they computed: both sides prepare pictures in float32, each with roundings of its own."""
     counts = (steps, min(steps, 7))
     given = [picture()] * len(SEEDS)
     theirs = pipelines.variation_run(variation_pipeline, given, generators(), counts, guidance, torch.float64)
-    system = UnCLIP.from_pretrained(variation_folder, "cpu", "float64", arithmetic="diffusers")
+    system = UnCLIP.from_pretrained(variations, "cpu", "float64", arithmetic="diffusers")
     assert relative(system.clip.image_emb(to_tensor(picture())[None]), theirs.embedding[:1]) <= 1e-6
     monkeypatch.setattr(system.clip, "image_emb", lambda _: theirs.embedding[:1])
     last: dict[str, Tensor] = {}
@@ -102,25 +82,21 @@ def test_variations_in_float64(
     assert np.abs(np.stack([np.asarray(one.image) for one in found]) / 255 - theirs.pictures).max() <= 1 / 255
 
 
-def test_a_single_step_works_which_crashes_there(folder: Path) -> None:
-    system = UnCLIP.from_pretrained(folder, "cpu", arithmetic="diffusers")
+def test_a_single_step_works_which_crashes_there(karlo: Path) -> None:
+    system = UnCLIP.from_pretrained(karlo, "cpu", arithmetic="diffusers")
     made = next(system.generate("a dog", [0], prior_steps=1, steps=1, upsampler_steps=1))
     assert made.image.size == (64, 64)
 
 
-def test_without_a_prior_texts_are_refused_in_one_line(variation_folder: Path) -> None:
-    system = UnCLIP.from_pretrained(variation_folder, "cpu")
+def test_without_a_prior_texts_are_refused_in_one_line(variations: Path) -> None:
+    system = UnCLIP.from_pretrained(variations, "cpu")
     with pytest.raises(UnclipError, match="has no prior to draw from a text; give it a picture"):
         next(system.generate("a dog", [0]))
 
 
-def test_every_net_call_in_float32(
-    text_pipeline: Any, variation_pipeline: Any, folder: Path, variation_folder: Path
-) -> None:
+def test_every_net_call_in_float32(text_pipeline: Any, variation_pipeline: Any, karlo: Path, variations: Path) -> None:
     """Each net by itself, under inputs as the pipelines give them."""
-    ours, others = (
-        UnCLIP.from_pretrained(where, "cpu", arithmetic="diffusers") for where in (folder, variation_folder)
-    )
+    ours, others = (UnCLIP.from_pretrained(where, "cpu", arithmetic="diffusers") for where in (karlo, variations))
     assert isinstance(ours.prior, DiffusionPrior)
     told, empty = read(ours.clip, PROMPTS), read(ours.clip, [""] * 3)
     found = theirs_text(text_pipeline, PROMPTS)

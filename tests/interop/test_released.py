@@ -19,18 +19,15 @@ from unclip.interop.systems import found
 from unclip.interop.writing import convert
 from unclip.system import UnCLIP
 
-from . import pipelines
-
 FEW: dict[str, Any] = {"steps": 3, "upsampler_steps": 2}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(karlo: Path, variations: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text pipeline with the picture tower of the variations' beside it."""
-    root = tmp_path_factory.mktemp("karlo")
-    pipelines.save(pipelines.image_variation(), root / "variations")
-    made = pipelines.save(pipelines.text_to_image(), root / "whole")
-    shutil.copytree(root / "variations" / "image_encoder", made / "image_encoder")
+    made = tmp_path_factory.mktemp("whole") / "karlo"
+    shutil.copytree(karlo, made)
+    shutil.copytree(variations / "image_encoder", made / "image_encoder")
     return made
 
 

@@ -22,21 +22,6 @@ from . import pipelines
 SHAPE = NativeShape(head_channels=8, clip_head_channels=8, size=16, upsampled=64)
 
 
-@pytest.fixture(scope="module")
-def text_pipeline() -> Any:
-    return pipelines.text_to_image()
-
-
-@pytest.fixture(scope="module")
-def variations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pipelines.save(pipelines.image_variation(), tmp_path_factory.mktemp("variations"))
-
-
-@pytest.fixture(scope="module")
-def folder(text_pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pipelines.save(text_pipeline, tmp_path_factory.mktemp("karlo"))
-
-
 def tensors(box: Box) -> dict[str, dict[str, torch.Tensor]]:
     nets = [box.clip, box.prior, box.decoder, *box.upsamplers]
     return {net.header.net: dict(net.read()) for net in nets if net is not None}
@@ -52,18 +37,18 @@ def same(one: Box, other: Box, pictures: bool = True) -> bool:
     return True
 
 
-def test_ours_and_back(folder: Path, tmp_path: Path) -> None:
-    convert(found(folder), tmp_path / "ours")
-    assert same(boxed(tmp_path / "ours"), diffusers_box(folder))
+def test_ours_and_back(karlo: Path, tmp_path: Path) -> None:
+    convert(found(karlo), tmp_path / "ours")
+    assert same(boxed(tmp_path / "ours"), diffusers_box(karlo))
     convert(boxed(tmp_path / "ours"), tmp_path / "theirs", "diffusers")
-    assert same(diffusers_box(tmp_path / "theirs"), diffusers_box(folder))
-    for file in sorted(folder.rglob("*.safetensors")):
-        was, now = load_file(file), load_file(tmp_path / "theirs" / file.relative_to(folder))
+    assert same(diffusers_box(tmp_path / "theirs"), diffusers_box(karlo))
+    for file in sorted(karlo.rglob("*.safetensors")):
+        was, now = load_file(file), load_file(tmp_path / "theirs" / file.relative_to(karlo))
         kept = {name for name in was if not name.endswith("position_ids")}
         assert now.keys() == kept
         assert all(torch.equal(now[name], was[name]) for name in kept)
     for name in ("vocab.json", "merges.txt"):
-        texts = [(root / "tokenizer" / name).read_text(encoding="utf-8") for root in (folder, tmp_path / "theirs")]
+        texts = [(root / "tokenizer" / name).read_text(encoding="utf-8") for root in (karlo, tmp_path / "theirs")]
         assert (
             texts[0].split() == texts[1].split()
             if name == "merges.txt"
@@ -71,10 +56,10 @@ def test_ours_and_back(folder: Path, tmp_path: Path) -> None:
         )
 
 
-def test_native_files_hold_the_same(text_pipeline: Any, folder: Path, tmp_path: Path) -> None:
-    convert(found(folder), tmp_path / "native", "native")
+def test_native_files_hold_the_same(text_pipeline: Any, karlo: Path, tmp_path: Path) -> None:
+    convert(found(karlo), tmp_path / "native", "native")
     written = native_box(tmp_path / "native", SHAPE)
-    box = diffusers_box(folder)
+    box = diffusers_box(karlo)
     assert same(written, box, pictures=False)
     (tmp_path / "theirs").mkdir()
     pipelines.native(text_pipeline, tmp_path / "theirs")
@@ -98,9 +83,9 @@ def test_variations_keep_their_picture_tower(variations: Path, tmp_path: Path) -
     assert index["text_proj"] == ["unclip", "UnCLIPTextProjModel"]
 
 
-def test_what_was_converted_draws_the_same(folder: Path, tmp_path: Path) -> None:
-    convert(found(folder), tmp_path / "ours")
-    one, other = (UnCLIP.from_pretrained(where, "cpu", "float64") for where in (folder, tmp_path / "ours"))
+def test_what_was_converted_draws_the_same(karlo: Path, tmp_path: Path) -> None:
+    convert(found(karlo), tmp_path / "ours")
+    one, other = (UnCLIP.from_pretrained(where, "cpu", "float64") for where in (karlo, tmp_path / "ours"))
     settings: dict[str, Any] = {"prior_steps": 2, "steps": 2, "upsampler_steps": 2}
     pictures = [np.asarray(next(system.generate("a dog", [0], **settings)).image, int) for system in (one, other)]
     assert (
@@ -110,9 +95,9 @@ def test_what_was_converted_draws_the_same(folder: Path, tmp_path: Path) -> None
     assert abs(np.asarray(replayed, int) - pictures[0]).max() <= 1
 
 
-def test_half_precision_is_half_the_size(folder: Path, tmp_path: Path) -> None:
-    convert(found(folder), tmp_path / "half", dtype=torch.float16)
-    sizes = [sum(file.stat().st_size for file in root.rglob("*.safetensors")) for root in (folder, tmp_path / "half")]
+def test_half_precision_is_half_the_size(karlo: Path, tmp_path: Path) -> None:
+    convert(found(karlo), tmp_path / "half", dtype=torch.float16)
+    sizes = [sum(file.stat().st_size for file in root.rglob("*.safetensors")) for root in (karlo, tmp_path / "half")]
     assert sizes[1] < 0.55 * sizes[0]
     assert UnCLIP.from_pretrained(tmp_path / "half", "cpu").sizes == (16, 64)
 
@@ -124,16 +109,16 @@ def test_our_own_systems_are_refused_by_name(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failure_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_nothing(karlo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise UnclipError("the disk is full")
 
     monkeypatch.setattr("unclip.interop.writing.tokenizer_files", full)
     with pytest.raises(UnclipError, match="the disk is full"):
-        convert(found(folder), tmp_path / "new", "diffusers")
+        convert(found(karlo), tmp_path / "new", "diffusers")
     assert not list(tmp_path.iterdir())
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "mine.txt").write_text("kept")
     with pytest.raises(UnclipError, match="exists already"):
-        convert(found(folder), tmp_path / "new")
+        convert(found(karlo), tmp_path / "new")
     assert (tmp_path / "new" / "mine.txt").read_text() == "kept"

@@ -34,6 +34,8 @@ def convert(
     if clip is not None:
         if target.suffix != ".safetensors":
             raise UnclipError(f"{target}: a CLIP becomes one file; give a name that ends in .safetensors")
+        if target.exists():
+            raise UnclipError(f"{target}: exists already; give another name")
         import_open_clip(clip, target)
     else:
         write(found(source), target, to, DTYPES[dtype] if dtype else None)

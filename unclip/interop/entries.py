@@ -10,8 +10,8 @@ import torch
 from einops import EinopsError, rearrange
 from torch import Tensor, nn
 
+from unclip.checkpoint import Lazy
 from unclip.errors import UnclipError
-from unclip.interop.files import Lazy
 
 LEAVES = ("weight", "bias")
 

@@ -7,8 +7,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from unclip.checkpoint import Lazy
 from unclip.errors import UnclipError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".th")
@@ -31,25 +31,6 @@ KINDS = {
     "zip": "a zip file that is cut short or none of torch.save",
     "unknown": "nothing known",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Lazy(Mapping[str, Tensor]):
-    """Tensors that are read, each time, when they are asked for by name."""
-
-    readers: Mapping[str, Callable[[str], Tensor]]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.readers[name](name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.readers
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.readers)
-
-    def __len__(self) -> int:
-        return len(self.readers)
 
 
 def open_tensors(path: str | Path) -> Mapping[str, Tensor]:

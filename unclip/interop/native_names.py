@@ -18,8 +18,6 @@ from unclip.nn.resblock import AttentionBlock, ResBlock
 
 CLIP_IGNORED = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's archives hold beside the weights."""
-VISION = "visual.*"
-"""What else a text-only CLIP ignores in such an archive."""
 KERNEL = "i 1 <-> i"
 """Columns of a convolution over one position, a linear layer in other words."""
 

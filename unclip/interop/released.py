@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unclip.checkpoint import Header, Weights
+from unclip.checkpoint import Header, Lazy, Weights
 from unclip.config import to_dict
 from unclip.diffusion.process import ProcessConfig
 from unclip.errors import UnclipError
@@ -16,7 +16,7 @@ from unclip.folder import Box, SystemConfig
 from unclip.interop import diffusers_configs, diffusers_names, native_configs, native_names
 from unclip.interop.diffusers_schedulers import scheduler_config
 from unclip.interop.entries import Entry, taking
-from unclip.interop.files import Lazy, chosen, digest, folder_tensors, open_openai, open_stats, open_tensors
+from unclip.interop.files import chosen, digest, folder_tensors, open_openai, open_stats, open_tensors
 from unclip.interop.native_configs import KARLO, NativeShape
 from unclip.interop.transformers_configs import clip_config
 from unclip.stage import Sampling

@@ -12,7 +12,7 @@ install_import_hook("unclip", "beartype.beartype")
 
 import pytest  # noqa: E402
 
-from .systems import write_system  # noqa: E402
+from .systems import CAPTIONS, SIZES, write_system  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +27,12 @@ def system(folder):
     from unclip.system import UnCLIP
 
     return UnCLIP.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def pictures(system):
+    """Two pictures that the system itself drew, which its random decoder can therefore draw."""
+    return [one.image for one in system.generate(CAPTIONS[0], [1, 2], size=SIZES[0], guidance=1.0)]
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ INTRODUCTION = """# The paper's figures, remade
 Each figure of 2204.06125, from scenes or prompts of the demo world's test split, with what it shows measured by the
 attribute reader; shares, means and differences come with 95 % confidence intervals. A claim is the paper's, or a bar of
 this project's: **fails** means that this small system does not show the effect, **undecided** that so few scenes cannot
-tell. Remake one with `python -m tools.figures NAME`, all with `python -m tools.figures`.
+tell. Each names the decoder that drew it; `unclip inspect unclip/demo/decoder.safetensors` tells the fingerprint of the
+shipped one, and a figure of another is older. Remake one with `python -m tools.figures NAME`, all with
+`python -m tools.figures`.
 """
 
 
@@ -41,7 +43,9 @@ def page(out: Path, order: Mapping[str, Any]) -> Path:
         parts.append(f"## {one['title']}\n")
         if (out / f"{name}.png").is_file():
             parts.append(f"![{one['title']}]({out.name}/{name}.png)\n")
-        made = "System `{system}`, --count {count}.".format(**one["made"])
+        made = "System `{system}`, decoder `{decoder}`, --count {count}.".format(
+            **one["made"], decoder=one["made"]["weights"].get("decoder", "?")[:8]
+        )
         parts.append(f"{one['caption']} {made}\n".lstrip())
         verdicts = [f"- **{claim['verdict']}**: {claim['text']}" for claim in one["claims"]]
         parts.append("\n".join(verdicts) + "\n")

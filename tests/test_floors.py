@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors", "config", "images", "noise", "settings", "version", "tokenizer", "devices"},
     {"nn", "diffusion"},
-    {"models", "clip", "checkpoint"},
-    {"loading", "stage", "priors", "conditioning", "upsampling", "latents", "sources"},
+    {"models", "clip", "checkpoint", "loading"},
+    {"stage", "priors", "conditioning", "upsampling", "latents", "sources"},
     {"drawing", "bench", "manipulations", "catalogue", "choices", "requests"},
     {"folder", "interop"},
     {"opening"},

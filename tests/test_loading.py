@@ -29,6 +29,9 @@ def test_one_at_a_time_draws_the_same(folder):
     assert all(next(net.parameters()).is_meta for net in nets)
     assert torch.equal(pixels(frugal), pixels(usual))
     assert [next(net.parameters()).is_meta for net in nets] == [True, True, False, True]  # 64 px is the third net's
+    assert "net" not in vars(frugal.clip)
+    frugal.clip.text(["a red cube"])
+    assert all(next(net.parameters()).is_meta for net in nets)
     assert frugal.decoder.device == CPU
     latent = frugal.invert(next(frugal.generate("a red cube", [0], size=64)).image, steps=2)
     assert latent.x_T.isfinite().all()

@@ -10,20 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from tools.processes import Cost, measured
 from unclip.checkpoint import Header, Weights
-from unclip.clip import ClipConfig, build_net
+from unclip.clip import ClipConfig
 from unclip.config import build, read_toml, to_dict
 from unclip.folder import Box, SystemConfig
-from unclip.interop.writing import CONFIGS, convert
-from unclip.models.decoder import Decoder
-from unclip.models.prior import Prior
-from unclip.models.upsampler import Upsampler
+from unclip.interop.nets import CONFIGS, hollow_tensors
+from unclip.interop.writing import convert
 
 CONFIG = Path(__file__).parents[1] / "configs" / "karlo"
-NETS: dict[str, type[nn.Module]] = {"prior": Prior, "decoder": Decoder, "upsampler": Upsampler}
 TEXT = {"context_length": 77, "width": 768, "heads": 12, "layers": 12}
 PROMPT = "a corgi in a beret"
 
@@ -130,14 +126,12 @@ def _random(net: str, config: Any, **tables: Any) -> Weights:
 
 def _drawn(net: str, config: Any) -> dict[str, torch.Tensor]:
     """Random values for all tensors: those that training begins with are partly 0."""
-    with torch.device("meta"):
-        shape = build_net(config) if net == "clip" else NETS[net](config)
     rng = torch.Generator().manual_seed(0)
     return {
         name: 1 + torch.rand(tensor.shape, generator=rng) * 0.1
         if tensor.ndim <= 1
         else torch.empty(tensor.shape).uniform_(-0.02, 0.02, generator=rng)
-        for name, tensor in shape.state_dict().items()
+        for name, tensor in hollow_tensors(net, config).items()
     }
 
 

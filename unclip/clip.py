@@ -1,10 +1,10 @@
 """A frozen CLIP through open_clip: image and text embeddings, hidden text states, and a fingerprint."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import open_clip
 import torch
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from unclip.checkpoint import Header, Weights, load_strictly, save, weights
 from unclip.config import Positive, build, config, to_dict
 from unclip.errors import UnclipError
-from unclip.images import square
+from unclip.images import cropped, resize, square
+from unclip.loading import Shelf
 from unclip.tokenizer import Tokenizer
 
+FITS: dict[str, Callable[[Tensor, int], Tensor]] = {"square": square, "shortest": cropped, "squash": resize}
 TOWERS = {"vision": CLIPVisionCfg, "text": CLIPTextCfg}  # open_clip's configs of them, which hold its defaults
 Triple = tuple[float, float, float]
 
@@ -29,7 +31,9 @@ class ClipConfig:
     """An architecture in open_clip's words (`vision` and `text` are its vision_cfg and text_cfg) and what stands around it.
 
     Without `vision` it reads texts only. `quick_gelu` has no default: a wrong one is silent and moves every embedding.
-    `merges` and `padding_text` as in Tokenizer. `normalize`: embeddings are L2-normalised.
+    `merges` and `padding_text` as in Tokenizer. `normalize`: embeddings are L2-normalised. `fit` makes a picture CLIP's
+    square: "square" cuts out the centre and resizes it, "shortest" does so in the other order and in 8 bits (as
+    transformers), "squash" resizes the whole (as native Karlo).
     """
 
     embed_dim: Positive
@@ -41,6 +45,7 @@ class ClipConfig:
     merges: tuple[str, ...] | None = Field(default=None, repr=False)
     padding_text: str | None = None
     normalize: bool = True
+    fit: Literal["square", "shortest", "squash"] = "square"
 
     def __post_init__(self) -> None:
         for name, kind in TOWERS.items():
@@ -93,9 +98,16 @@ class Clip:
     """A CLIP whose weights are read when they are first used, never trained, and always in evaluation mode."""
 
     def __init__(
-        self, source: str | Path | Weights, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        source: str | Path | Weights,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        shelf: Shelf | None = None,
     ) -> None:
-        """Opens a checkpoint that `export` wrote, or such weights. Raises UnclipError when they are no CLIP's."""
+        """Opens a checkpoint that `export` wrote, or such weights; on a `shelf` it shares the memory of others there.
+
+        Raises UnclipError when they are no CLIP's.
+        """
         self.weights = source if isinstance(source, Weights) else weights(source)
         self.device, self.dtype = torch.device(device), dtype
         self.header, where = self.weights.header, self.weights.where
@@ -103,22 +115,31 @@ class Clip:
             raise UnclipError(f"{where}: holds a {self.header.net}; expected a clip")
         self.config = build(ClipConfig, self.header.model, f"{where}: header: model")
         self.tokenizer = Tokenizer(self.config.merges, self.config.padding_text)
+        self.shelf = shelf
+        if shelf is not None:
+            shelf.releases.append(self.release)
 
     @property
     def fingerprint(self) -> str:
         """Names the embedding space: equal for equal weights, whatever the precision of the file."""
         return self.header.fingerprint
 
+    def release(self) -> None:
+        """Lets the weights go; they are read again when they are next used."""
+        self.__dict__.pop("net", None)
+
     @functools.cached_property
     def net(self) -> open_clip.CLIP:
         """open_clip's module."""
         with torch.random.fork_rng(devices=[]):  # reading a file must not move the global generator
             net = build_net(self.config)
+        if self.shelf is not None:
+            self.shelf.make_room()
         load_strictly(net, self.weights.read(), self.weights.where)
         return net.to(self.device, self.dtype).eval().requires_grad_(False)
 
     def image_emb(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Embeddings of pictures in [-1, 1] of any size: the centre square, resized (bicubic, antialiased) to CLIP's own.
+        """Embeddings of pictures in [-1, 1] of any size, which are made CLIP's square as its config's `fit` says.
 
         Raises UnclipError when this CLIP reads texts only.
         """
@@ -146,7 +167,7 @@ class Clip:
 def normalise(images: Float[Tensor, "b 3 h w"], config: ClipConfig) -> Float[Tensor, "b 3 s s"]:
     """Pictures in [-1, 1] as a CLIP of this config wants them: its size, its mean and standard deviation."""
     mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (config.mean, config.std))
-    return ((square(images, config.image_size) + 1) / 2 - mean) / std
+    return ((FITS[config.fit](images, config.image_size) + 1) / 2 - mean) / std
 
 
 def export(net: open_clip.CLIP, config: ClipConfig, path: str | Path, provenance: dict[str, Any]) -> None:

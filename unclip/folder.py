@@ -133,8 +133,8 @@ def assembled(box: Box, shelf: Shelf) -> Parts:
         raise UnclipError(
             f"{box.where}: a prior alone; convert it, and name it in the {FILE} of a system with a decoder"
         )
-    clip, changes = Clip(box.clip, shelf.device, torch.promote_types(shelf.dtype, torch.float32)), box.config.sampling
-    headers = {"clip": box.clip.header}
+    clip = Clip(box.clip, shelf.device, torch.promote_types(shelf.dtype, torch.float32), shelf)
+    headers, changes = {"clip": box.clip.header}, box.config.sampling
 
     def stage(name: str, found: Weights, net_type: type, change: dict[str, Any]) -> Stage:
         headers[name] = found.header

@@ -54,6 +54,17 @@ def square(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c si
     return resize(images[..., top : top + side, left : left + side], size)
 
 
+def cropped(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c size size"]:
+    """The centre of images whose shorter side was resized to `size` and rounded to 8 bits, as transformers does it."""
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    to = size * height // side, size * width // side
+    small = resize(images, to)
+    small = ((small + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+    top, left = (to[0] - size) // 2, (to[1] - size) // 2
+    return small[..., top : top + size, left : left + size]
+
+
 def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
     """Pictures of one size laid out in rows of `columns` (default: as square as can be), white between them."""
     columns = columns or math.ceil(math.sqrt(len(images)))

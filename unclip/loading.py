@@ -1,5 +1,6 @@
 """From weights that lie somewhere to nets in memory: all of them, or one at a time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -17,12 +18,13 @@ class Shelf:
 
     In half precision the weights of linear and convolutional layers are kept rounded, as autocast would round them at
     every call: the results are the same, for half the memory. With `low_memory` a net's weights are read when it is
-    called, and those of the net before it are let go.
+    called, and those of the net before it are let go; `releases` let go of what else there is.
     """
 
     device: torch.device
     dtype: torch.dtype = torch.float32
     low_memory: bool = False
+    releases: list[Callable[[], None]] = field(default_factory=list)
     _lying: dict[nn.Module, Weights] = field(default_factory=dict)
 
     def net(self, weights: Weights, net_type: type[N]) -> N:
@@ -38,9 +40,16 @@ class Shelf:
         """Has the net's weights in memory."""
         if net not in self._lying or not next(net.parameters()).is_meta:
             return
-        for other in self._lying:
-            other.to("meta")
+        self.make_room()
         self._fill(net, self._lying[net])
+
+    def make_room(self) -> None:
+        """With `low_memory`, lets go of all weights."""
+        if self.low_memory:
+            for net in self._lying:
+                net.to("meta")
+            for release in self.releases:
+                release()
 
     def _fill(self, net: nn.Module, weights: Weights) -> None:
         found, kept = weights.read(), precisions(net, self.dtype)

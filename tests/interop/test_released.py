@@ -17,6 +17,7 @@ from unclip.interop.native_configs import NativeShape
 from unclip.interop.released import native_box
 from unclip.interop.systems import found
 from unclip.interop.writing import convert
+from unclip.interop.writing_native import write_native
 from unclip.system import UnCLIP
 
 FEW: dict[str, Any] = {"steps": 3, "upsampler_steps": 2}
@@ -131,8 +132,9 @@ def edit(path: Path, key: str, value: object) -> None:
 
 
 def test_native_files_say_what_the_folder_says(folder: Path, tmp_path: Path) -> None:
-    convert(found(folder), tmp_path / "native", "native")
     shape = NativeShape(head_channels=8, clip_head_channels=8, size=16, upsampled=64)
+    (tmp_path / "native").mkdir()
+    write_native(found(folder), tmp_path / "native", None, shape)
     one, other = native_box(tmp_path / "native", shape), found(folder, "native")
     for mine, theirs in (
         (one.prior, other.prior),

@@ -1,6 +1,8 @@
 """Round trips: released weights in, out, and in again, in all three layouts; bit-equal, whole or not at all."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from unclip.folder import Box, boxed
 from unclip.interop.native_configs import NativeShape
 from unclip.interop.released import diffusers_box, native_box
 from unclip.interop.systems import found
-from unclip.interop.writing import convert
+from unclip.interop.writing import convert, new_folder
+from unclip.interop.writing_native import write_native
 from unclip.system import UnCLIP
 
 from . import pipelines
@@ -56,22 +59,77 @@ def test_ours_and_back(karlo: Path, tmp_path: Path) -> None:
         )
 
 
+def native(box: Box, folder: Path) -> Path:
+    """The system as native files, which are read by SHAPE."""
+    with new_folder(folder) as made:
+        write_native(box, made, None, SHAPE)
+    return folder
+
+
 def test_native_files_hold_the_same(text_pipeline: Any, karlo: Path, tmp_path: Path) -> None:
-    convert(found(karlo), tmp_path / "native", "native")
+    native(found(karlo), tmp_path / "native")
     written = native_box(tmp_path / "native", SHAPE)
     box = diffusers_box(karlo)
     assert same(written, box, pictures=False)
     (tmp_path / "theirs").mkdir()
     pipelines.native(text_pipeline, tmp_path / "theirs")
-    for file in sorted((tmp_path / "theirs").iterdir()):
-        one, other = (
-            torch.load(root / file.name, weights_only=True) for root in (tmp_path / "native", tmp_path / "theirs")
-        )
-        if isinstance(other, tuple):
-            assert all(torch.equal(a, b.reshape(-1)) for a, b in zip(one, other, strict=True))
+    assert_same_files(tmp_path / "theirs", tmp_path / "native")
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    """That all pickles of a folder hold what those of the other do."""
+    for file in sorted(one.glob("*.[ct][kh]*")):
+        mine, theirs = (torch.load(root / file.name, weights_only=True) for root in (one, other))
+        if isinstance(mine, tuple):
+            assert all(torch.equal(a.reshape(-1), b.reshape(-1)) for a, b in zip(mine, theirs, strict=True))
         else:
-            assert one["state_dict"].keys() == other["state_dict"].keys()
-            assert all(torch.equal(x, other["state_dict"][name]) for name, x in one["state_dict"].items())
+            assert mine["state_dict"].keys() == theirs["state_dict"].keys()
+            assert all(torch.equal(x, theirs["state_dict"][name]) for name, x in mine["state_dict"].items())
+
+
+def test_native_and_back(karlo: Path, variations: Path, tmp_path: Path) -> None:
+    """With CLIP's picture tower, which native Karlo's folder holds too."""
+    native(diffusers_box(karlo, variations), tmp_path / "native")
+    convert(native_box(tmp_path / "native", SHAPE), tmp_path / "ours")
+    assert same(boxed(tmp_path / "ours"), native_box(tmp_path / "native", SHAPE))
+    assert "visual.proj" in boxed(tmp_path / "ours").clip.read()
+    native(boxed(tmp_path / "ours"), tmp_path / "again")
+    assert_same_files(tmp_path / "native", tmp_path / "again")
+    clips = [load_file(tmp_path / name / "ViT-L-14.safetensors") for name in ("native", "again")]
+    assert clips[0].keys() == clips[1].keys()
+    assert all(torch.equal(x, clips[1][name]) for name, x in clips[0].items())
+
+
+def changed(box: Box, role: str, table: str, **values: Any) -> Box:
+    net = getattr(box, role)
+    header = replace(net.header, **{table: getattr(net.header, table) | values})
+    return replace(box, **{role: replace(net, header=header)})
+
+
+@pytest.mark.parametrize(
+    ("role", "table", "values", "told"),
+    [
+        ("clip", "model", {"quick_gelu": False}, "clip: quick_gelu = False; expected True"),
+        ("clip", "model", {"normalize": True}, "clip: normalize = True; expected False"),
+        ("prior", "model", {"heads": 2}, "prior: heads = 2; expected 6"),
+        ("prior", "model", {"scale": 2.0}, "prior: scale = 2.0; expected 1.0"),
+        ("decoder", "model", {"image_scale": 3.0}, "decoder: image_scale = 3.0; expected 1.0"),
+        ("decoder", "model", {"size": 32}, "decoder: size = 32; expected 16"),
+        ("decoder", "process", {"predicts": "v"}, "decoder: predicts = 'v'; expected 'eps'"),
+    ],
+)
+def test_what_native_files_cannot_say_is_refused(
+    karlo: Path, tmp_path: Path, role: str, table: str, values: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UnclipError, match=re.escape(told)):
+        native(changed(found(karlo), role, table, **values), tmp_path / "native")
+    assert not list(tmp_path.iterdir())
+
+
+def test_heads_of_another_width_are_refused(karlo: Path, tmp_path: Path) -> None:
+    """No tensor of a native file tells them: whoever read it would take 64 channels for a head."""
+    with pytest.raises(UnclipError, match="heads = 4; expected"):
+        convert(found(karlo), tmp_path / "native", "native")
 
 
 def test_variations_keep_their_picture_tower(variations: Path, tmp_path: Path) -> None:
@@ -113,7 +171,7 @@ def test_a_failure_leaves_nothing(karlo: Path, tmp_path: Path, monkeypatch: pyte
     def full(*_: Any, **__: Any) -> None:
         raise UnclipError("the disk is full")
 
-    monkeypatch.setattr("unclip.interop.writing.tokenizer_files", full)
+    monkeypatch.setattr("unclip.interop.writing_diffusers.tokenizer_files", full)
     with pytest.raises(UnclipError, match="the disk is full"):
         convert(found(karlo), tmp_path / "new", "diffusers")
     assert not list(tmp_path.iterdir())

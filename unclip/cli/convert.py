@@ -16,7 +16,8 @@ def convert(
     ----------
     source
         A folder in any of the layouts, a name ("karlo") or a model's id on the hub (ORG/NAME), which are downloaded; or a
-        CLIP: MODEL:TAG or MODEL:FILE, such as ViT-L-14-quickgelu:ViT-L-14.pt, or the id or folder of an OpenCLIP model.
+        CLIP: MODEL:TAG or MODEL:FILE, such as ViT-L-14-quickgelu:ViT-L-14.pt, or the id or folder of an OpenCLIP or
+        transformers model.
     target
         The folder to be made; for a CLIP, the file (.safetensors).
     to
@@ -24,19 +25,24 @@ def convert(
     dtype
         The precision of the weights that are written. Default: as they are.
     """
+    from unclip.checkpoint import save
     from unclip.devices import DTYPES
     from unclip.errors import UnclipError
-    from unclip.interop.clips import import_open_clip
-    from unclip.interop.systems import clip_source, found
+    from unclip.interop.systems import found, found_clip
     from unclip.interop.writing import convert as write
 
-    clip = clip_source(source)
-    if clip is not None:
-        if target.suffix != ".safetensors":
-            raise UnclipError(f"{target}: a CLIP becomes one file; give a name that ends in .safetensors")
-        if target.exists():
-            raise UnclipError(f"{target}: exists already; give another name")
-        import_open_clip(clip, target)
+    cast = DTYPES[dtype] if dtype else None
+    if ":" in source and target.suffix != ".safetensors":
+        raise UnclipError(f"{target}: a CLIP becomes one file; give a name that ends in .safetensors")
+    clip = found_clip(source)
+    if clip is None:
+        write(found(source), target, to, cast)
+    elif target.suffix != ".safetensors":
+        raise UnclipError(f"{target}: a CLIP becomes one file; give a name that ends in .safetensors")
+    elif to != "unclip":
+        raise UnclipError(f"--to {to}: of whole systems; a CLIP alone becomes a file of ours")
+    elif target.exists():
+        raise UnclipError(f"{target}: exists already; give another name")
     else:
-        write(found(source), target, to, DTYPES[dtype] if dtype else None)
+        save(target, clip.read(), clip.header, cast)
     print(target)

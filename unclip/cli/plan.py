@@ -20,13 +20,12 @@ def plan(system: "UnCLIP", steps: Mapping[str, int]) -> str:
         clip = build_net(system.clip.config)
     rows = [("clip", *held(clip, system.clip.dtype, whole=True), "")]
     rows += [(name, *held(net, system.decoder.dtype), f"{steps.get(name, 0)} steps") for name, net in _nets(system)]
-    total, first = sum(row[2] for row in rows), rows[0][2]
+    total, most = (reckon(row[2] for row in rows) for reckon in (sum, max))
     lines = [
         f"{name:<16} {count / 1e6:10,.1f} M values {size / 1e9:8.2f} GB  {told}" for name, count, size, told in rows
     ]
     where, how = system.decoder.device, str(system.decoder.dtype).removeprefix("torch.")
-    peak = first + max(row[2] for row in rows[1:])
-    lines.append(f"weights on {where} in {how}: {total / 1e9:.2f} GB, or at most {peak / 1e9:.2f} GB with --low-memory")
+    lines.append(f"weights on {where} in {how}: {total / 1e9:.2f} GB, or at most {most / 1e9:.2f} GB with --low-memory")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Released CLIPs, made into checkpoints of ours."""
+"""Released CLIPs as weights of ours."""
 
 import contextlib
 import logging
@@ -12,16 +12,23 @@ import open_clip
 import torch
 from torch import Tensor
 
-from unclip.checkpoint import load_strictly
-from unclip.clip import ClipConfig, Triple, build_net, export
+from unclip.checkpoint import Header, Lazy, Weights, load_strictly
+from unclip.clip import ClipConfig, Triple, build_net
+from unclip.config import to_dict
 from unclip.errors import UnclipError
+from unclip.interop import diffusers_names
+from unclip.interop.entries import copied, taking
 from unclip.interop.files import folder_tensors, kind, open_openai, open_tensors
+from unclip.interop.hub import await_answer, fetched
+from unclip.interop.jsons import read_json
+from unclip.interop.tokenizer_files import read_merges
+from unclip.interop.transformers_configs import clip_config_of
 
 FOLDER_STEMS = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 
 
-def import_open_clip(source: str, path: str | Path) -> None:
-    """Turns a released CLIP into a checkpoint at `path`. `source` is one of
+def open_clip_weights(source: str) -> Weights:
+    """A released CLIP as weights of ours. `source` is one of
 
     - "MODEL:TAG", one of open_clip's own pretrained tags (it downloads): "ViT-L-14-quickgelu:openai";
     - "MODEL:FILE", a local state dict of that architecture (safetensors, or a pickle of plain values), or OpenAI's own
@@ -31,6 +38,7 @@ def import_open_clip(source: str, path: str | Path) -> None:
     Raises UnclipError. Where an architecture exists with both activations, the name must match the weights: OpenAI's use
     QuickGELU, and no file says so, so a FILE needs the name that says it ("...-quickgelu" or "...+gelu").
     """
+    tag: dict[str, Any] = {}
     if os.path.isdir(source):
         name, weights, tensors = f"local-dir:{source}", "", None
         if os.path.isfile(os.path.join(source, "open_clip_config.json")):  # without it open_clip says what is missing
@@ -38,27 +46,12 @@ def import_open_clip(source: str, path: str | Path) -> None:
     else:
         name, _, weights = source.partition(":")
         name = _checked_name(name, weights, source)
-        tensors = _file(weights) if os.path.isfile(weights) else None
-    try:
-        with _quiet():  # no file of weights is read by open_clip itself, other than those of its own tags
-            net, _, _ = open_clip.create_model_and_transforms(
-                name,
-                pretrained=None if tensors is not None else weights or None,
-                load_weights=tensors is None,
-                pretrained_text=tensors is None,
-            )
-        settings = open_clip.get_model_config(name)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise UnclipError(f"CLIP {source!r}: {' '.join(str(error).split())[:300]}") from None
-    except Exception as error:  # noqa: BLE001 (a foreign file can fail in any way)
-        raise UnclipError(f"CLIP {source!r}: damaged, or no plain state dict ({type(error).__name__})") from None
-    if not isinstance(net, open_clip.CLIP) or settings is None:
-        raise UnclipError(
-            f"CLIP {source!r}: only open_clip's own two-tower CLIPs are supported, not {type(net).__name__}"
-        )
+        tag = open_clip.get_pretrained_cfg(name, weights)
+        tensors = _file(weights) if os.path.isfile(weights) else _tagged(tag)
+    net, settings = _built(source, name, weights, tensors is None)
     if tensors is not None:
         load_strictly(net, _fitted(tensors), f"CLIP {source!r}")
-    preprocess = cast(dict[str, Any], net.visual.preprocess_cfg)
+    preprocess = cast(dict[str, Any], net.visual.preprocess_cfg) | {k: tag[k] for k in ("mean", "std") if k in tag}
     made = ClipConfig(
         embed_dim=settings["embed_dim"],
         quick_gelu=settings.get("quick_gelu", False),
@@ -69,7 +62,48 @@ def import_open_clip(source: str, path: str | Path) -> None:
     )
     with torch.device("meta"):  # before anything is written: weights that our CLIP could not take
         load_strictly(build_net(made), net.state_dict(), f"CLIP {source!r}")
-    export(net, made, path, {"source": source})
+    return Weights(source, Header(net="clip", model=to_dict(made), provenance={"source": source}), net.state_dict)
+
+
+def transformers_weights(folder: Path) -> Weights:
+    """A CLIP in a folder as transformers saves a CLIPModel, such as openai/clip-vit-large-patch14. Raises UnclipError."""
+    config = clip_config_of(read_json(folder / "config.json"), read_merges(folder), folder)
+    tensors = folder_tensors(folder)
+    parts = {"text_": "text_encoder.", "vision_": "image_encoder.", "visual_": "image_encoder."}
+    named = {next((p for start, p in parts.items() if name.startswith(start)), "") + name: name for name in tensors}
+    renamed = Lazy({theirs: lambda _, name=name: tensors[name] for theirs, name in named.items()})
+    entries = [copied(e.ours, e.ours) if e.ours == "logit_scale" else e for e in diffusers_names.clip_entries(config)]
+    header = Header(net="clip", model=to_dict(config), provenance={"source": str(folder)})
+    return Weights(str(folder), header, lambda: taking(entries, renamed, str(folder), diffusers_names.IGNORED))
+
+
+def _built(source: str, name: str, weights: str, load: bool) -> tuple[open_clip.CLIP, dict[str, Any]]:
+    """open_clip's net, with the weights of its tag where they are to be loaded, and its settings."""
+    try:
+        with _quiet():  # no file of weights is read by open_clip itself, other than those of its own tags
+            net, _, _ = open_clip.create_model_and_transforms(
+                name, pretrained=weights or None if load else None, load_weights=load, pretrained_text=load
+            )
+        settings = open_clip.get_model_config(name)
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise UnclipError(f"CLIP {source!r}: {' '.join(str(error).split())[:300]}") from None
+    except Exception as error:  # noqa: BLE001 (a foreign file can fail in any way)
+        raise UnclipError(f"CLIP {source!r}: damaged, or no plain state dict ({type(error).__name__})") from None
+    if not isinstance(net, open_clip.CLIP) or settings is None:
+        raise UnclipError(
+            f"CLIP {source!r}: only open_clip's own two-tower CLIPs are supported, not {type(net).__name__}"
+        )
+    return net, settings
+
+
+def _tagged(tag: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
+    """The weights of a tag that lie in a repository of their own on the hub; None for others, which open_clip gets."""
+    repo, _, file = tag.get("hf_hub", "").rpartition("/")
+    if repo and not file:
+        return folder_tensors(fetched(repo), FOLDER_STEMS)
+    if tag.get("url"):
+        await_answer(tag["url"])
+    return None
 
 
 def openai_digests() -> frozenset[str]:

@@ -5,11 +5,15 @@ import glob
 import json
 import re
 import threading
-from collections.abc import Collection
+import urllib.request
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from unclip.errors import UnclipError
 from unclip.interop.files import PICKLES, STEMS, chosen
+
+T = TypeVar("T")
 
 KNOWN = {
     "karlo": "kakaobrain/karlo-v1-alpha",
@@ -110,29 +114,51 @@ def _looks_whole(folder: Path, parts: Collection[str] | None) -> bool:
     return set(parts) <= {path.split("/")[0] for path in files}
 
 
+def await_answer(url: str) -> None:
+    """Returns when there is an answer from an address that a library will download from without a limit of time.
+
+    Raises UnclipError when none comes.
+    """
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        _patiently(lambda: urllib.request.urlopen(request, timeout=PATIENCE).close())
+    except Exception as error:  # noqa: BLE001 (each transport has its own)
+        raise UnclipError(f"{url}: is not to be reached ({error}); check the network, or give a file") from None
+
+
 def _listed(repo: str) -> list[str]:
     """The hub's list of a model's files."""
     from huggingface_hub import HfApi
 
-    found: list[str] = []
+    try:
+        told = _patiently(lambda: HfApi().model_info(repo, timeout=PATIENCE))
+    except Exception as error:  # noqa: BLE001 (told in one line)
+        raise _told(repo, error) from None
+    return [file.rfilename for file in told.siblings or []]
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """What `ask` gives, or raises; TimeoutError after PATIENCE seconds.
+
+    A library's timeout begins anew with every address that a name has, and does not bound the look-up of the name.
+    """
+    found: list[T] = []
     failed: list[Exception] = []
 
-    def ask() -> None:
+    def run() -> None:
         try:
-            told = HfApi().model_info(repo, timeout=PATIENCE)
-            found.extend(file.rfilename for file in told.siblings or [])
-        except Exception as error:  # noqa: BLE001 (told in one line by the caller's thread)
+            found.append(ask())
+        except Exception as error:  # noqa: BLE001 (raised again by the caller's thread)
             failed.append(error)
 
-    # the library's timeout begins anew with every address of the hub and does not bound the look-up of its name
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(PATIENCE)
     if failed:
-        raise _told(repo, failed[0])
-    if thread.is_alive():
-        raise _told(repo, TimeoutError(f"no answer within {PATIENCE:.0f} s"))
-    return found
+        raise failed[0]
+    if not found:
+        raise TimeoutError(f"no answer within {PATIENCE:.0f} s")
+    return found[0]
 
 
 def _told(repo: str, error: Exception) -> UnclipError:

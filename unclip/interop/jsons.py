@@ -1,6 +1,8 @@
 """Foreign JSON configs, read against what their library assumes of keys that are missing and what our nets can hold."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from unclip.errors import UnclipError
@@ -8,14 +10,14 @@ from unclip.errors import UnclipError
 Json = Mapping[str, Any]
 
 
-def read(json: Json, where: str, defaults: Json, required: Json) -> dict[str, Any]:
+def read(given: Json, where: str, defaults: Json, required: Json) -> dict[str, Any]:
     """The values of all keys in `defaults` (their library's, which also tell the types) and `required`.
 
     Keys that begin with "_" are ignored. Raises UnclipError, which names file and key, for an unknown key, for a value
     of the wrong type and for one other than `required` has: what the key means otherwise our net cannot do.
     """
     known = {**required, **defaults}
-    values = {**known, **{key: value for key, value in json.items() if not key.startswith("_")}}
+    values = {**known, **{key: value for key, value in given.items() if not key.startswith("_")}}
     for key, value in values.items():
         if key not in known:
             raise UnclipError(f"{where}: {key} = {value!r}: unknown; our net does not have such a part")
@@ -49,3 +51,16 @@ def _alike(value: object, default: object) -> bool:
     if isinstance(default, list):
         return isinstance(value, list | tuple) and all(any(_alike(one, like) for like in default) for one in value)
     return isinstance(value, int | float) if isinstance(default, float) else isinstance(value, type(default))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UnclipError for a file that is missing, damaged or holds something else."""
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UnclipError(f"{path}: no such file; expected a folder as diffusers saves it") from None
+    except (OSError, ValueError) as error:
+        raise UnclipError(f"{path}: no readable JSON ({error}); get the file again") from None
+    if not isinstance(values, dict):
+        raise UnclipError(f"{path}: expected a JSON object")
+    return values

@@ -1,7 +1,6 @@
 """Released weights as a box: diffusers' folders (Karlo, Kandinsky's priors) and native Karlo's files."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,17 @@ from unclip.interop import diffusers_configs, diffusers_names, native_configs, n
 from unclip.interop.diffusers_schedulers import scheduler_config
 from unclip.interop.entries import Entry, taking
 from unclip.interop.files import chosen, digest, folder_tensors, open_openai, open_stats, open_tensors
-from unclip.interop.native_configs import KARLO, NativeShape
+from unclip.interop.jsons import read_json
+from unclip.interop.native_configs import KARLO, STAGES, NativeShape
+from unclip.interop.tokenizer_files import read_merges
 from unclip.interop.transformers_configs import clip_config
 from unclip.stage import Sampling
-from unclip.tokenizer import Tokenizer
 
 INDEX = "model_index.json"
 PRIORS = ("KandinskyPriorPipeline", "KandinskyV22PriorPipeline")
 PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline", *PRIORS)
-NATIVE = {"prior": "prior-*.ckpt", "decoder": "decoder-*.ckpt", "upsampler": "*sr-*.ckpt", "stats": "*_stats.th"}
+NATIVE = {"prior": "prior[-_]*.ckpt", "decoder": "decoder-*.ckpt", "upsampler": "*sr-*.ckpt", "stats": "*_stats.th"}
+KANDINSKY = "prior_fp16.ckpt"
 NATIVE_CLIP = ("ViT-L-14.pt", "ViT-L-14.safetensors")
 IGNORED = (*diffusers_names.IGNORED, *native_names.CLIP_IGNORED)
 
@@ -35,7 +36,7 @@ def diffusers_box(folder: Path, pictures: Path | None = None) -> Box:
 
     `pictures` is a folder that holds CLIP's `image_encoder` where this one does not. Raises UnclipError.
     """
-    index = _json(folder / INDEX)
+    index = read_json(folder / INDEX)
     kind = index.get("_class_name")
     if kind not in PIPELINES:
         raise UnclipError(f"{folder / INDEX}: _class_name = {kind!r}; expected one of {', '.join(PIPELINES)}")
@@ -48,50 +49,49 @@ def diffusers_box(folder: Path, pictures: Path | None = None) -> Box:
 
 
 def native_box(folder: Path, shape: NativeShape = KARLO) -> Box:
-    """The system in a folder of native Karlo's files, with OpenAI's CLIP beside them. Raises UnclipError."""
-    files = {role: _only(folder, pattern) for role, pattern in NATIVE.items()}
+    """The system in a folder of native Karlo's files, with OpenAI's CLIP beside them; of Kandinsky 2.1's, whose decoder is
+    another, its prior. Raises UnclipError.
+    """
     clip_file = next((folder / name for name in NATIVE_CLIP if (folder / name).is_file()), None)
     if clip_file is None:
         raise UnclipError(f"{folder}: OpenAI's CLIP is missing; put {' or '.join(NATIVE_CLIP)} there")
-    tensors = open_openai(clip_file) if clip_file.suffix == ".pt" else open_tensors(clip_file)
-    clip_shape = native_configs.clip_config(tensors, shape, _merges(folder))
-    clip = _weights("clip", clip_shape, native_names.clip_entries(clip_shape), tensors, [clip_file])
-    mean, std = open_stats(files["stats"])
-    told = {"clip_mean": mean, "clip_std": std}
-    parts: list[Weights] = []
-    for role, names in (("prior", told), ("decoder", {}), ("upsampler", {})):
-        tensors = {**open_tensors(files[role]), **names}
-        config = getattr(native_configs, f"{role}_config")(tensors, shape)
-        entries = getattr(native_names, f"{role}_entries")(config)
-        parts.append(_weights(role, config, entries, tensors, [files[role]], STAGES[role], clip))
-    return Box(str(folder), SystemConfig(name=folder.name, candidates=1), clip, parts[0], parts[1], (parts[2],))
+    merges = read_merges(folder)
+    clip = _native("clip", [clip_file], shape, merges=merges)
+    prior = _native("prior", [_only(folder, NATIVE["prior"]), _only(folder, NATIVE["stats"])], shape, clip)
+    config = SystemConfig(name=folder.name, candidates=1)
+    if (folder / KANDINSKY).is_file():
+        return Box(str(folder), config, clip, prior, None, ())
+    decoder = _native("decoder", [_only(folder, NATIVE["decoder"])], shape, clip)
+    upsampler = _native("upsampler", [_only(folder, NATIVE["upsampler"])], shape)
+    return Box(str(folder), config, clip, prior, decoder, (upsampler,))
 
 
-def _released(predicts: Any, variance: Any, **sampling: Any) -> tuple[ProcessConfig, Sampling]:
-    process = ProcessConfig(predicts=predicts, variance=variance, time_offset=1)
-    return process, Sampling(sampler="ddpm", spacing="linspace", **sampling)
+def _native(role: str, files: Sequence[Path], shape: NativeShape, clip: Weights | None = None, **known: Any) -> Weights:
+    """A net in a file of native Karlo's (and one of statistics), which is open only while it is read."""
+    config = getattr(native_configs, f"{role}_config")(_opened(files), str(files[0]), shape, **known)
+    entries = getattr(native_names, f"{role}_entries")(config)
+    return _weights(role, config, entries, lambda: _opened(files), files, STAGES.get(role), clip)
 
 
-STAGES = {
-    "prior": _released("x0", "small", steps=25, guidance=4.0, limit=10.0),
-    "decoder": _released("eps", "learned", steps=25, guidance=8.0),
-    "upsampler": _released("eps", "small", steps=7),
-}
-"""How native Karlo draws, which its files do not say (its "fast" settings)."""
+def _opened(files: Sequence[Path]) -> Mapping[str, Tensor]:
+    tensors = open_openai(files[0]) if files[0].name == NATIVE_CLIP[0] else open_tensors(files[0])
+    return (
+        {**tensors, **dict(zip(("clip_mean", "clip_std"), open_stats(files[1]), strict=True))} if files[1:] else tensors
+    )
 
 
 def _clip(folder: Path, pictures: Path | None) -> Weights:
-    text = _json(folder / "text_encoder" / "config.json")
-    vision = None if pictures is None else _json(pictures / "image_encoder" / "config.json")
-    config = clip_config(text, vision, _merges(folder / "tokenizer"))
+    text = read_json(folder / "text_encoder" / "config.json")
+    vision = None if pictures is None else read_json(pictures / "image_encoder" / "config.json")
+    config = clip_config(text, vision, read_merges(folder / "tokenizer"))
     towers = {"text_encoder": folder / "text_encoder"}
     towers |= {} if pictures is None else {"image_encoder": pictures / "image_encoder"}
     return _folders("clip", config, diffusers_names.clip_entries(config), towers)
 
 
 def _prior(folder: Path, clip: Weights, scheduler: str) -> Weights:
-    config = diffusers_configs.prior_config(_json(folder / "prior" / "config.json"))
-    process = scheduler_config(_json(folder / scheduler / "scheduler_config.json"), "prior")
+    config = diffusers_configs.prior_config(read_json(folder / "prior" / "config.json"))
+    process = scheduler_config(read_json(folder / scheduler / "scheduler_config.json"), "prior")
     made = _folders("prior", config, diffusers_names.prior_entries(config), {"": folder / "prior"}, process, clip)
     # kept, since our own arithmetic has another and the scheduler's may be written again
     told = made.header.provenance | {"clip_sample_range": process[1].limit}
@@ -99,17 +99,17 @@ def _prior(folder: Path, clip: Weights, scheduler: str) -> Weights:
 
 
 def _decoder(folder: Path, clip: Weights, context: int) -> Weights:
-    unet, text_proj = (_json(folder / part / "config.json") for part in ("decoder", "text_proj"))
+    unet, text_proj = (read_json(folder / part / "config.json") for part in ("decoder", "text_proj"))
     config = diffusers_configs.decoder_config(unet, text_proj, context)
-    process = scheduler_config(_json(folder / "decoder_scheduler" / "scheduler_config.json"), "decoder")
+    process = scheduler_config(read_json(folder / "decoder_scheduler" / "scheduler_config.json"), "decoder")
     parts = {part: folder / part for part in ("decoder", "text_proj")}
     return _folders("decoder", config, diffusers_names.decoder_entries(config), parts, process, clip)
 
 
 def _upsampler(folder: Path) -> Weights:
-    first, last = (_json(folder / part / "config.json") for part in ("super_res_first", "super_res_last"))
+    first, last = (read_json(folder / part / "config.json") for part in ("super_res_first", "super_res_last"))
     config = diffusers_configs.upsampler_config(first, last)
-    process = scheduler_config(_json(folder / "super_res_scheduler" / "scheduler_config.json"), "super_res")
+    process = scheduler_config(read_json(folder / "super_res_scheduler" / "scheduler_config.json"), "super_res")
     parts = {part: folder / part for part in ("super_res_first", "super_res_last")}
     return _folders("upsampler", config, diffusers_names.upsampler_entries(config), parts, process)
 
@@ -123,25 +123,33 @@ def _folders(
     clip: Weights | None = None,
 ) -> Weights:
     """A net whose tensors lie in some folders; a folder's name, if it has one, goes before those of its tensors."""
+    files = [folder / name for folder in parts.values() for name in chosen(_names(folder))]
+    return _weights(net, config, entries, lambda: _gathered(parts), files or list(parts.values()), how, clip)
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def _gathered(parts: Mapping[str, Path]) -> Mapping[str, Tensor]:
     tensors: dict[str, Any] = {}
-    files: list[Path] = []
     for prefix, folder in parts.items():
         held = folder_tensors(folder)
         start = f"{prefix}." if prefix else ""
         tensors |= {f"{start}{name}": lambda _, held=held, name=name: held[name] for name in held}
-        files += [folder / name for name in chosen([path.name for path in folder.iterdir()])]
-    return _weights(net, config, entries, Lazy(tensors), files, how, clip)
+    return Lazy(tensors)
 
 
 def _weights(
     net: str,
     config: Any,
     entries: Sequence[Entry],
-    tensors: Mapping[str, Tensor],
+    tensors: Callable[[], Mapping[str, Tensor]],
     files: Sequence[Path],
     how: tuple[ProcessConfig, Sampling] | None = None,
     clip: Weights | None = None,
 ) -> Weights:
+    """A net whose `tensors` are opened when they are read. Of folders without weights only the configs are known."""
     where = str(files[0].parent if len(files) > 1 else files[0])
     process, sampling = ({}, {}) if how is None else (to_dict(how[0]), to_dict(how[1]))
     header = Header(
@@ -150,20 +158,10 @@ def _weights(
         process=process,
         sampling=sampling,
         parents={} if clip is None else {"clip": clip.header.fingerprint},
-        fingerprint=digest(files),
+        fingerprint=digest(file for file in files if not file.is_dir()),
         provenance={"source": where},
     )
-    return Weights(where, header, lambda: taking(entries, tensors, where, IGNORED))
-
-
-def _merges(folder: Path) -> tuple[str, ...] | None:
-    """The merges of a tokenizer's folder; None, which is all of CLIP's, where there is none or they are these."""
-    file = folder / "merges.txt"
-    if not file.is_file():
-        return None
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#version")]
-    whole = len(Tokenizer().bpe.bpe_ranks)
-    return None if len(lines) == whole else tuple(lines)
+    return Weights(where, header, lambda: taking(entries, tensors(), where, IGNORED))
 
 
 def _only(folder: Path, pattern: str) -> Path:
@@ -171,15 +169,3 @@ def _only(folder: Path, pattern: str) -> Path:
     if len(found) != 1:
         raise UnclipError(f"{folder}: {len(found)} files called {pattern}; expected one, as native Karlo has them")
     return found[0]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UnclipError(f"{path}: no such file; expected a folder as diffusers saves it") from None
-    except (OSError, ValueError) as error:
-        raise UnclipError(f"{path}: no readable JSON ({error}); get the file again") from None
-    if not isinstance(values, dict):
-        raise UnclipError(f"{path}: expected a JSON object")
-    return values

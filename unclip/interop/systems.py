@@ -7,6 +7,7 @@ from typing import Any, Literal
 from unclip.checkpoint import Weights
 from unclip.errors import UnclipError
 from unclip.folder import FILE, SHIPPED, Box, boxed
+from unclip.interop.clips import open_clip_weights, transformers_weights
 from unclip.interop.diffusers_schedulers import CLIP_RANGE
 from unclip.interop.hub import KNOWN, fetched
 from unclip.interop.released import INDEX, diffusers_box, native_box
@@ -14,8 +15,9 @@ from unclip.interop.released import INDEX, diffusers_box, native_box
 Arithmetic = Literal["own", "diffusers", "native"]
 """How released weights are drawn with: as diffusers does it (float32 tables, the prior's estimates within ±5, "!" read
 as padding, one thread of noise per picture), as native Karlo does (±10, and noise that nobody uses), or as we do: float64
-tables, ±10, every character read, and noise by stage and seed."""
+tables, ±10, every character read, and noise by stage and seed. Each has its own way to make a picture CLIP's square."""
 
+FITS = {"own": "square", "diffusers": "shortest", "native": "squash"}  # a picture into CLIP's square
 LIMIT = 10.0  # of the prior's estimates, in native Karlo
 CLIP_CONFIG = "open_clip_config.json"
 PICTURES = {KNOWN["karlo"]: KNOWN["karlo-image-variations"]}  # where the image encoder lies that a system lacks
@@ -39,26 +41,33 @@ def found(name: str | Path, arithmetic: Arithmetic = "own") -> Box:
     return under(replace(box, config=replace(box.config, name=Path(str(name)).name)), arithmetic)
 
 
-def clip_source(name: str) -> str | None:
-    """What `import_open_clip` takes, if this is a CLIP alone: MODEL:TAG, MODEL:FILE, or an OpenCLIP model's folder or id."""
+def found_clip(name: str) -> Weights | None:
+    """A CLIP, if this is one alone: MODEL:TAG, MODEL:FILE, or the folder or hub id of an OpenCLIP or a CLIPModel.
+
+    Raises UnclipError for one that cannot be had or read.
+    """
     if ":" in name and not Path(name).exists():
-        return name
-    if str(name) in SHIPPED or (Path(name).is_dir() and not (Path(name) / CLIP_CONFIG).is_file()):
+        return open_clip_weights(name)
+    if name in SHIPPED or (Path(name).is_dir() and (Path(name) / FILE).is_file()):
         return None
     folder = fetched(name)
-    return str(folder) if (folder / CLIP_CONFIG).is_file() else None
+    if (folder / CLIP_CONFIG).is_file():
+        return open_clip_weights(str(folder))
+    if _released(folder) or not (folder / "config.json").is_file():
+        return None
+    return transformers_weights(folder)
 
 
 def under(box: Box, arithmetic: Arithmetic) -> Box:
     """The same weights, told to be drawn with under that arithmetic."""
     tables = {"tables": "float32" if arithmetic == "diffusers" else "float64"}
-    padding = {"padding_text": "!" if arithmetic == "diffusers" else None}
+    reading = {"padding_text": "!" if arithmetic == "diffusers" else None, "fit": FITS[arithmetic]}
     theirs = CLIP_RANGE if box.prior is None else box.prior.header.provenance.get("clip_sample_range", CLIP_RANGE)
     limit = {"limit": theirs if arithmetic == "diffusers" else LIMIT}
     return replace(
         box,
         config=replace(box.config, noise="streams" if arithmetic == "own" else arithmetic),
-        clip=_changed(box.clip, model=padding),
+        clip=_changed(box.clip, model=reading),
         prior=box.prior and _changed(box.prior, process=tables, sampling=limit),
         decoder=box.decoder and _changed(box.decoder, process=tables),
         upsamplers=tuple(_changed(one, process=tables) for one in box.upsamplers),

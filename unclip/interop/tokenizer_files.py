@@ -1,9 +1,10 @@
-"""A tokenizer's files as transformers reads them."""
+"""A tokenizer's files as transformers reads and writes them."""
 
 import json
 from pathlib import Path
 
 from unclip.clip import ClipConfig
+from unclip.errors import UnclipError
 from unclip.tokenizer import SPECIAL, Tokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"  # as transformers spells what open_clip calls SPECIAL
@@ -27,3 +28,23 @@ def tokenizer_files(clip: ClipConfig, folder: Path) -> None:
     for name, values in files.items():
         (folder / name).write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(merges) + "\n", encoding="utf-8")
+
+
+def read_merges(folder: Path) -> tuple[str, ...] | None:
+    """The merges of a tokenizer's folder; None, which is all of CLIP's, where there is none or they are these.
+
+    Raises UnclipError for a file that is damaged.
+    """
+    file = folder / "merges.txt"
+    if not file.is_file():
+        return None
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnclipError(f"{file}: cannot be read ({error}); get the folder again") from None
+    lines = tuple(line for line in text.splitlines() if line and not line.startswith("#version"))
+    odd = next((line for line in lines if len(line.split(" ")) != 2), None)
+    if odd is not None or not lines:
+        raise UnclipError(f"{file}: damaged: {(odd or '')[:40]!r} is no pair of pieces; get the folder again")
+    whole = sorted((ranks := Tokenizer().bpe.bpe_ranks), key=ranks.__getitem__)
+    return None if lines == tuple(map(" ".join, whole)) else lines

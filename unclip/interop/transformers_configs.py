@@ -1,11 +1,13 @@
 """The config of our CLIP and the JSON configs of transformers' two towers."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from unclip.clip import TOWERS, ClipConfig
-from unclip.config import build
-from unclip.interop.jsons import Json, check, read, refuse
+from unclip.config import build, to_dict
+from unclip.errors import UnclipError
+from unclip.interop.jsons import Json, check, read, read_json, refuse
 from unclip.tokenizer import Tokenizer
 
 TEXT = {
@@ -56,6 +58,26 @@ def clip_config(text: Json, vision: Json | None = None, merges: tuple[str, ...] 
         ours["vision"] = _tower(v, other) | {"image_size": v["image_size"], "patch_size": v["patch_size"]}
         ours["vision"] |= {"head_width": v["hidden_size"] // v["num_attention_heads"]}
     return build(ClipConfig, ours, where)
+
+
+def clip_config_of(json: Json, merges: tuple[str, ...] | None, folder: Path) -> ClipConfig:
+    """The CLIP, normalising as ours do, that the one config of a CLIPModel describes. Raises UnclipError."""
+    where = str(folder / "config.json")
+    check(where, {"model_type": "clip"}, {"model_type": None, **json})
+    dimension = {"projection_dim": json.get("projection_dim", 512)}
+    towers = {}
+    for name, kind in (("text", "clip_text_model"), ("vision", "clip_vision_model")):
+        # old files tell a tower's values in the second of these, new ones in the first
+        told = {**(json.get(f"{name}_config") or {}), **(json.get(f"{name}_config_dict") or {})}
+        towers[name] = {**told, "model_type": kind, **dimension}
+    try:
+        made = clip_config(towers["text"], towers["vision"], merges)
+    except UnclipError as error:
+        raise UnclipError(f"{where}: {error}") from None
+    seen = folder / "preprocessor_config.json"
+    image = read_json(seen) if seen.is_file() else {}
+    told = {ours: image[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in image}
+    return build(ClipConfig, to_dict(made) | told | {"normalize": True}, str(folder))
 
 
 def clip_json(config: ClipConfig) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -14,7 +14,7 @@ FLOORS = [
     {"nn", "diffusion"},
     {"models", "clip", "checkpoint", "loading"},
     {"stage", "priors", "conditioning", "upsampling", "latents", "sources"},
-    {"drawing", "bench", "manipulations", "catalogue", "choices", "requests"},
+    {"choosing", "drawing", "bench", "manipulations", "catalogue", "choices", "requests"},
     {"folder", "interop"},
     {"opening"},
     {"system"},

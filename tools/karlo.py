@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tools.processes import Cost, measured
@@ -24,7 +25,7 @@ TEXT = {"context_length": 77, "width": 768, "heads": 12, "layers": 12}
 PROMPT = "a corgi in a beret"
 
 THEIRS = """
-import sys, time, torch
+import sys, time, torch, numpy
 from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel, UnCLIPPipeline, UnCLIPScheduler
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
@@ -34,23 +35,29 @@ kinds = dict(prior=PriorTransformer, decoder=UNet2DConditionModel, text_proj=UnC
 parts = {name: kind.from_pretrained(f"{sys.argv[1]}/{name}") for name, kind in kinds.items()}
 pipe, (a, b, c) = UnCLIPPipeline(**parts), map(int, sys.argv[2:5])
 began = time.process_time()
-pipe([sys.argv[5]], generator=torch.Generator().manual_seed(0), prior_num_inference_steps=a,
-    decoder_num_inference_steps=b, super_res_num_inference_steps=c)
-print(time.process_time() - began)
+made = pipe([sys.argv[5]], generator=torch.Generator().manual_seed(0), prior_num_inference_steps=a,
+    decoder_num_inference_steps=b, super_res_num_inference_steps=c, output_type="np")
+seconds = time.process_time() - began
+numpy.save(sys.argv[6], made.images[0])
+print(seconds)
 """
 OURS = """
-import sys, time
+import sys, time, numpy
 from unclip.system import UnCLIP
-folder, a, b, c, prompt, dtype, arithmetic, cached = sys.argv[1:]
+folder, a, b, c, prompt, out, dtype, arithmetic, cached = sys.argv[1:]
 system = UnCLIP.from_pretrained(folder, "cpu", dtype, arithmetic=arithmetic)
 if cached == "no":
     prior = system.prior.stage.net
     prepare, forward = prior.prepare, type(prior).forward
     prior.prepare = lambda cond: cond
     prior.forward = lambda x, t, cond: forward(prior, x, t, prepare(cond))
-began = time.process_time()
-list(system.generate(prompt, [0], prior_steps=int(a), steps=int(b), upsampler_steps=int(c)))
-print(time.process_time() - began)
+system.clip.net  # theirs is in memory by now, ours is read when it is first used
+began, last = time.process_time(), {}
+list(system.generate(prompt, [0], prior_steps=int(a), steps=int(b), upsampler_steps=int(c),
+    on_step=lambda _, step: last.update(x=step.x)))
+seconds = time.process_time() - began
+numpy.save(out, ((last["x"][0].float().clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy())
+print(seconds)
 """
 
 
@@ -73,6 +80,8 @@ def compare(share: float, steps: tuple[int, int, int], repeats: int) -> None:
             "unclip, no KV cache": [OURS, *told, "float32", "diffusers", "no"],
             "unclip, 12 + 12 + 4": [OURS, *few, "float32", "own", "yes"],
         }
+        for name, words in ways.items():
+            words.insert(6, str(folder / f"{name}.npy"))  # where its picture goes
         costs = {
             name: min((measured(["-c", *words]) for _ in range(repeats)), key=_drawing) for name, words in ways.items()
         }
@@ -82,6 +91,14 @@ def compare(share: float, steps: tuple[int, int, int], repeats: int) -> None:
             drawing = f"{_drawing(cost):14.1f} {_drawing(cost) / _drawing(base):5.2f} x"
             whole = f"{cost.cpu:18.1f} {cost.cpu / base.cpu:5.2f} x"
             print(f"  {name:22} {drawing} {whole} {cost.wall:8.1f} {cost.memory:12.2f}")
+        for name in ("unclip, float32", "unclip, bfloat16"):
+            print(f"  {name}: {_difference(folder / 'diffusers, float32.npy', folder / f'{name}.npy')}")
+
+
+def _difference(one: Path, other: Path) -> str:
+    """How far two pictures in [0, 1] are apart: no net does the same sums in the same order, and guidance 8 amplifies it."""
+    gap = np.abs(np.load(one) - np.load(other)) * 255
+    return f"the picture differs from diffusers' by {gap.mean():.2g} grey levels of 255 on average, {gap.max():.2g} at most"
 
 
 def full(dtype: str) -> None:

@@ -1,9 +1,10 @@
 """All manipulations by name, and what is asked of each before any is drawn."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unclip.errors import UnclipError
+from unclip.errors import UnclipError, UnclipWarning
 from unclip.manipulations import (
     Blend,
     Generation,
@@ -20,11 +21,21 @@ FAITHFUL: dict[str, Any] = {"sampler": "ddim", "steps": 250, "guidance": 1.0, "t
 """How a latent pair is decoded so that its picture comes back: guidance and clipping lead away from DDIM's path."""
 
 
-def usual(one: Manipulation, sources: Sequence[Source]) -> dict[str, Any]:
-    """The settings a manipulation is drawn under unless others are asked for."""
+def asked(one: Manipulation, sources: Sequence[Source], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings a manipulation is drawn under: those given, and its usual ones in place of others."""
+    usual: dict[str, Any] = FAITHFUL if one.inverts(sources) else {}
     if isinstance(one, Inpainting):
-        return {"sampler": "ddim", "eta": 1.0, "steps": 50}  # ancestral steps, of which few are too few
-    return FAITHFUL if one.inverts(sources) else {}
+        usual = {"sampler": "ddim", "eta": 1.0, "steps": 50}  # ancestral steps, of which few are too few
+    if chooses(one, sources):
+        return usual | dict(settings)
+    if (settings.get("best_of") or 1) > 1:
+        warnings.warn("best_of has no effect where noise is not the seed's to choose", UnclipWarning, stacklevel=4)
+    return usual | dict(settings) | {"best_of": 1}
+
+
+def chooses(one: Manipulation, sources: Sequence[Source]) -> bool:
+    """Whether its noise is any that a seed gives, so that the best of several pictures may be kept."""
+    return not (one.inverts(sources) or isinstance(one, Interpolation))
 
 
 def texts(one: Manipulation, sources: Sequence[Source]) -> list[str]:

@@ -22,8 +22,9 @@ def sizes(parts: Parts) -> tuple[int, ...]:
     return (parts.decoder.net.config.size, *(stage.net.config.size for stage in parts.upsamplers))
 
 
-def resolved(parts: Parts, settings: Settings) -> Settings:
-    """The settings with the system's own values where the user left them open, so that a recipe is complete.
+def resolved(parts: Parts, settings: Settings, best_of: int) -> Settings:
+    """The settings with the system's own values (`best_of` among them) where the user left them open, so that a recipe
+    is complete.
 
     `upsampler_steps` stays open, since each upsampler has its own; a recipe's `sampling` tells them.
     """
@@ -44,6 +45,7 @@ def resolved(parts: Parts, settings: Settings) -> Settings:
         sampler=how.sampler,
         eta=how.eta,
         threshold=how.threshold,
+        best_of=settings.best_of or best_of,
     )
 
 
@@ -74,7 +76,7 @@ def plan(
     times = parts.decoder.process.schedule.times(how.steps, how.spacing)
     steps = {INVERSION: len(inverted) * sum(t > 1 for t in times)}
     steps |= {name: drawn * number for name, number in parts.prior.steps.items()}
-    steps[parts.decoder.name] = len(batches) * _taken(parts.decoder, rounds)
+    steps[parts.decoder.name] = len(batches) * _taken(parts.decoder, rounds) * (settings.best_of or 1)
     for stage in parts.upsamplers:
         chunks = sum(-(-size // chunk_size(batch, stage)) for size in batches)
         steps[stage.name] = chunks * _taken(stage, rounds)

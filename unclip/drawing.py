@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
+from unclip.choosing import best, further, wanted
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.diffusion.inpainting import Known
@@ -117,18 +118,20 @@ def drawn(
     size: int,
     recipe: Callable[[Start], dict[str, Any]],
     negative: str = "",
+    best_of: int = 1,
     on_step: OnStep = silent,
 ) -> Iterator[Picture]:
-    """Pictures of the starts, `size` at once, each as soon as its batch is finished."""
+    """Pictures of the starts, `size` at once, each as soon as its batch is finished and as the best of so many small ones."""
     while batch := list(islice(starts, size)):
         seeds = [parts.seeded(start.seed) for start in batch]
         prompts = read(parts.clip, [start.prompt for start in batch])
         emb = embeddings(parts, prompts, batch, seeds, on_step)
         uncond = unconditional(parts, prompts, emb, seeds, negative, on_step)
-        noise = beginning_with(noise_of(parts.decoder, seeds), [start.x_T for start in batch])
+        noises = _noises(parts.decoder, batch, seeds, best_of)
         known = [_known(batch, side) for side in _sizes(parts)]
         cond = decoder_cond(parts.decoder.net, parts.clip, prompts, emb)
-        x = finish(parts.decoder, parts.decoder.run(cond, noise, uncond, known[0]), on_step)
+        found = [finish(parts.decoder, parts.decoder.run(cond, one, uncond, known[0]), on_step) for one in noises]
+        x = best(parts.clip, found, wanted(prompts, emb)) if len(found) > 1 else found[0]
         for stage, there in zip(parts.upsamplers, known[1:], strict=True):
             x = upsample(stage, x, seeds, chunk_size(size, stage), on_step, there)
         for k, start in enumerate(batch):
@@ -152,6 +155,12 @@ def noise_of(stage: Stage[Decoder], seeds: Sequence[Seed]) -> Noise:
     """The noise of the decoder's pictures with these seeds."""
     size = stage.net.config.size
     return stream(stage.name, seeds, (3, size, size), stage.device)
+
+
+def _noises(stage: Stage[Decoder], starts: Sequence[Start], seeds: Sequence[Seed], best_of: int) -> list[Noise]:
+    """The noises of the starts' small pictures, the first of which begins with their own x_T where they have one."""
+    first = beginning_with(noise_of(stage, seeds), [start.x_T for start in starts])
+    return [first, *further(stage, [start.seed for start in starts], best_of)]
 
 
 def unconditional(

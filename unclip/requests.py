@@ -41,6 +41,14 @@ def pairs(prompts: str | Sequence[str], seeds: Seeds | None) -> list[tuple[str, 
     return list(zip(words, found, strict=True))
 
 
+def check_work(pictures: int, batch: int) -> None:
+    """Raises UnclipError when nothing is to be drawn, or nothing at once."""
+    if not pictures:
+        raise UnclipError("nothing to draw: expected at least one picture to be asked for")
+    if batch < 1:
+        raise UnclipError(f"batch = {batch}: expected at least 1")
+
+
 def recipe_sources(recipe: Mapping[str, Any], given: Sequence[Given] | None) -> list[Source]:
     """The sources that a recipe names, from where they were or from `given`. Raises UnclipError when they are others."""
     told = recipe.get("sources", [])

@@ -42,6 +42,8 @@ class Settings:
         The prior's sampling steps.
     candidates
         Embeddings that the prior draws for a picture; the best match of the prompt is kept.
+    best_of
+        Small pictures that the decoder draws for one; CLIP keeps the best match of text and embedding.
     upsampler_steps
         Sampling steps of each upsampler.
     """
@@ -56,4 +58,5 @@ class Settings:
     prior_guidance: Amount | None = None
     prior_steps: Count | None = None
     candidates: Count | None = None
+    best_of: Count | None = None
     upsampler_steps: Count | None = None

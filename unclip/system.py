@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from unclip import choices, opening
+from unclip import choices, opening, requests
 from unclip.bench import Bench
-from unclip.catalogue import FAITHFUL, MANIPULATIONS, check_sources, texts, usual
+from unclip.catalogue import FAITHFUL, MANIPULATIONS, asked, check_sources, texts
 from unclip.clip import Clip
 from unclip.config import build, to_dict
 from unclip.drawing import Picture, Pictures, Start, drawn
@@ -22,7 +22,7 @@ from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
 from unclip.noise import Seed, seeded
 from unclip.priors import EmbeddingPrior, OnStep, silent
-from unclip.requests import Seeds, check_maker, check_recipe, check_sampling, made_by, numbers, pairs, recipe_sources
+from unclip.requests import Seeds, made_by, numbers, pairs
 from unclip.settings import Settings
 from unclip.sources import Given, Source, invertible, mask_source, opened, picture, source
 from unclip.stage import Stage
@@ -186,12 +186,14 @@ class UnCLIP:
 
         Raises UnclipError when the weights, the sources or the system's own sampling are others than the recipe's.
         """
-        check_recipe(recipe, MANIPULATIONS)
-        check_maker(recipe, self.identity.get("weights", {}), made_by(self.decoder.device, self.decoder.dtype))
+        requests.check_recipe(recipe, MANIPULATIONS)
+        requests.check_maker(recipe, self.identity.get("weights", {}), made_by(self.decoder.device, self.decoder.dtype))
         chosen = build(Settings, recipe["settings"], "the recipe's settings")
-        check_sampling(recipe, self.at(self.resolve(chosen))._sampling, self.config.noise)
+        requests.check_sampling(recipe, self.at(self.resolve(chosen))._sampling, self.config.noise)
         job = recipe["options"], recipe["seed"]
-        return self.manipulate(recipe["command"], recipe_sources(recipe, given), [job], **drawing, **to_dict(chosen))
+        return self.manipulate(
+            recipe["command"], requests.recipe_sources(recipe, given), [job], **drawing, **to_dict(chosen)
+        )
 
     def manipulate(
         self,
@@ -203,13 +205,10 @@ class UnCLIP:
         **settings: Any,
     ) -> Pictures:
         """A picture for each job, which is the options of the manipulation `name` and a seed; all methods above end here."""
-        if not jobs:
-            raise UnclipError("nothing to draw: expected at least one picture to be asked for")
+        requests.check_work(len(jobs), batch)
         check_sources(name, given)
         made = [(build(MANIPULATIONS[name], options, name), seed) for options, seed in jobs]
-        chosen = self.resolve(build(Settings, usual(made[0][0], given) | settings, name))
-        if batch < 1:
-            raise UnclipError(f"batch = {batch}: expected at least 1")
+        chosen = self.resolve(build(Settings, asked(made[0][0], given, settings), name))
         warn_of_strangers(self.config, [text for one, _ in made for text in texts(one, given)])
         system = self.at(chosen)
         bench, told = system._bench(on_step), [one.recipe for one in given]
@@ -217,7 +216,10 @@ class UnCLIP:
             dataclasses.replace(one.start(bench, given, seed), about={"options": to_dict(one), "sources": told})
             for one, seed in made
         )
-        pictures = drawn(system, starts, batch, partial(system._recipe, name, chosen), chosen.negative, on_step)
+        best_of = chosen.best_of or 1
+        pictures = drawn(
+            system, starts, batch, partial(system._recipe, name, chosen), chosen.negative, best_of, on_step
+        )
         return Pictures(pictures, choices.plan(system, chosen, made, given, batch))
 
     def seeded(self, seed: int) -> Seed:
@@ -226,7 +228,7 @@ class UnCLIP:
 
     def resolve(self, settings: Settings) -> Settings:
         """The settings with the system's own values where the user left them open."""
-        return choices.resolved(self, settings)
+        return choices.resolved(self, settings, self.config.best_of)
 
     def at(self, settings: Settings) -> "UnCLIP":
         """This system with its stages' sampling, and as many upsamplers, as the settings ask for."""

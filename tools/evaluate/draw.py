@@ -11,6 +11,7 @@ from torch import Tensor
 from tools.evaluate.prompts import Prompt
 from tools.world import render, sample
 from tools.world.scene import Scene
+from unclip.choosing import best, further, wanted
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.noise import stream
@@ -83,7 +84,7 @@ def _draw(system: UnCLIP, mode: Mode, part: Sequence[Prompt], seeds: Sequence[in
         mode not in ("caption only", "unconditional"),
         mode not in ("embedding only", "unconditional"),
     )
-    return decoded(system, told, emb, seeds, keep_image, keep_text)
+    return decoded(system, told, emb, seeds, keep_image, keep_text, system.config.best_of)
 
 
 def decoded(
@@ -93,11 +94,18 @@ def decoded(
     seeds: Sequence[int],
     keep_image: bool = True,
     keep_text: bool = True,
+    best_of: int = 1,
 ) -> Float[Tensor, "b 3 64 64"]:
-    """What the decoder draws under its own settings when it is told of the embedding, of the text, of both or of neither."""
+    """What the decoder draws under its own settings when it is told of the embedding, of the text, of both or of neither.
+
+    The best of several by what it was told; the first where it was told nothing.
+    """
     stage, clip, net = system.decoder, system.clip, system.decoder.net
     all_rows, size = torch.ones(len(seeds), dtype=torch.bool, device=emb.device), net.config.size
     cond = decoder_cond(net, clip, told, emb, all_rows & keep_image, told.keep & keep_text)
     none = decoder_cond(net, clip, told, emb, ~all_rows, ~all_rows)
-    noise = stream(stage.name, seeds, (3, size, size), stage.device)
-    return finish(stage, stage.run(cond, noise, none))
+    likes = [like for like, told_it in zip(wanted(told, emb), (keep_image, keep_text), strict=True) if told_it]
+    noises = [stream(stage.name, seeds, (3, size, size), stage.device)]
+    noises += further(stage, seeds, best_of) if likes else []
+    found = [finish(stage, stage.run(cond, noise, none)) for noise in noises]
+    return best(clip, found, likes) if len(found) > 1 else found[0]

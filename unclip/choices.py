@@ -70,13 +70,14 @@ def plan(
     prompted = any(None in draws(one, given) for one, _ in made)
     texts = {(id(source), seed) for one, seed in made for source in draws(one, given) if source is not None}
     away = bool(settings.negative) and settings.guidance != 1
-    drawn = len(batches) * (prompted + away) + len(texts)
+    tries = settings.best_of or 1
+    drawn = len(batches) * (prompted + away) * tries + len(texts)
     rounds = made[0][0].rounds if isinstance(made[0][0], Inpainting) else 1
     how = parts.decoder.sampling
     times = parts.decoder.process.schedule.times(how.steps, how.spacing)
     steps = {INVERSION: len(inverted) * sum(t > 1 for t in times)}
     steps |= {name: drawn * number for name, number in parts.prior.steps.items()}
-    steps[parts.decoder.name] = len(batches) * _taken(parts.decoder, rounds) * (settings.best_of or 1)
+    steps[parts.decoder.name] = len(batches) * _taken(parts.decoder, rounds) * tries
     for stage in parts.upsamplers:
         chunks = sum(-(-size // chunk_size(batch, stage)) for size in batches)
         steps[stage.name] = chunks * _taken(stage, rounds)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from unclip.choosing import best, further, wanted
+from unclip.choosing import agreement, picked, wanted
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.diffusion.inpainting import Known
@@ -19,7 +19,7 @@ from unclip.errors import UnclipError
 from unclip.images import resize, square, to_pil
 from unclip.models.decoder import Decoder, DecoderCond
 from unclip.models.upsampler import Upsampler
-from unclip.noise import Noise, Seed, beginning_with, stream
+from unclip.noise import Noise, Seed, beginning_with, redrawn, stream
 from unclip.priors import EmbeddingPrior, OnStep, finish, silent
 from unclip.stage import Stage
 from unclip.upsampling import chunk_size, upsample
@@ -121,21 +121,50 @@ def drawn(
     best_of: int = 1,
     on_step: OnStep = silent,
 ) -> Iterator[Picture]:
-    """Pictures of the starts, `size` at once, each as soon as its batch is finished and as the best of so many small ones."""
+    """Pictures of the starts, `size` at once, each as soon as its batch is finished.
+
+    Of the small pictures of `best_of` seeds, each made anew from its prompt on, only the best is enlarged.
+    """
     while batch := list(islice(starts, size)):
-        seeds = [parts.seeded(start.seed) for start in batch]
-        prompts = read(parts.clip, [start.prompt for start in batch])
-        emb = embeddings(parts, prompts, batch, seeds, on_step)
-        uncond = unconditional(parts, prompts, emb, seeds, negative, on_step)
-        noises = _noises(parts.decoder, batch, seeds, best_of)
-        known = [_known(batch, side) for side in _sizes(parts)]
-        cond = decoder_cond(parts.decoder.net, parts.clip, prompts, emb)
-        found = [finish(parts.decoder, parts.decoder.run(cond, one, uncond, known[0]), on_step) for one in noises]
-        x = best(parts.clip, found, wanted(prompts, emb)) if len(found) > 1 else found[0]
-        for stage, there in zip(parts.upsamplers, known[1:], strict=True):
-            x = upsample(stage, x, seeds, chunk_size(size, stage), on_step, there)
+        tries = [_small(parts, batch, k, negative, on_step) for k in range(best_of)]
+        small = tries[0] if best_of == 1 else _best(parts.clip, tries)
+        x = small.x
+        for stage in parts.upsamplers:
+            known = _known(batch, stage.net.config.size)
+            x = upsample(stage, x, small.seeds, chunk_size(size, stage), on_step, known)
         for k, start in enumerate(batch):
-            yield Picture(to_pil(x[k]), start.prompt, start.seed, emb[k].cpu(), recipe(start))
+            yield Picture(to_pil(x[k]), start.prompt, start.seed, small.image_emb[k].cpu(), recipe(start))
+
+
+@dataclass(frozen=True, eq=False)
+class Small:
+    """The decoder's pictures of some starts, what they were drawn from, and the seeds that draw on."""
+
+    x: Float[Tensor, "b 3 h w"]
+    prompts: Prompts
+    image_emb: Float[Tensor, "b d"]
+    seeds: Sequence[Seed]
+
+
+def _small(parts: Parts, starts: Sequence[Start], k: int, negative: str, on_step: OnStep) -> Small:
+    """The decoder's k-th pictures of the starts: those that they have with other seeds, but for the first."""
+    seeds = [parts.seeded(redrawn(start.seed, k)) for start in starts]
+    prompts = read(parts.clip, [start.prompt for start in starts])
+    emb = embeddings(parts, prompts, starts, seeds, on_step)
+    uncond = unconditional(parts, prompts, emb, seeds, negative, on_step)
+    noise = beginning_with(noise_of(parts.decoder, seeds), [start.x_T for start in starts])
+    known = _known(starts, parts.decoder.net.config.size)
+    cond = decoder_cond(parts.decoder.net, parts.clip, prompts, emb)
+    return Small(finish(parts.decoder, parts.decoder.run(cond, noise, uncond, known), on_step), prompts, emb, seeds)
+
+
+def _best(clip: Clip, tries: Sequence[Small]) -> Small:
+    """Row by row, the try whose picture CLIP finds most like its text and its embedding; the first of equals."""
+    scores = [agreement(clip, one.x, wanted(one.prompts, one.image_emb)) for one in tries]
+    which = torch.stack(scores).argmax(dim=0)
+    seeds = [tries[int(k)].seeds[row] for row, k in enumerate(which)]
+    x, emb = (picked([getattr(one, name) for one in tries], which) for name in ("x", "image_emb"))
+    return Small(x, tries[0].prompts, emb, seeds)
 
 
 def embeddings(
@@ -157,12 +186,6 @@ def noise_of(stage: Stage[Decoder], seeds: Sequence[Seed]) -> Noise:
     return stream(stage.name, seeds, (3, size, size), stage.device)
 
 
-def _noises(stage: Stage[Decoder], starts: Sequence[Start], seeds: Sequence[Seed], best_of: int) -> list[Noise]:
-    """The noises of the starts' small pictures, the first of which begins with their own x_T where they have one."""
-    first = beginning_with(noise_of(stage, seeds), [start.x_T for start in starts])
-    return [first, *further(stage, [start.seed for start in starts], best_of)]
-
-
 def unconditional(
     parts: Parts,
     prompts: Prompts,
@@ -182,10 +205,6 @@ def unconditional(
         return decoder_cond(parts.decoder.net, parts.clip, away, parts.prior.draw(away, seeds, on_step))
     none = torch.zeros_like(prompts.keep)
     return decoder_cond(parts.decoder.net, parts.clip, prompts, image_emb, keep_image=none, keep_text=none)
-
-
-def _sizes(parts: Parts) -> list[int]:
-    return [parts.decoder.net.config.size, *(stage.net.config.size for stage in parts.upsamplers)]
 
 
 def _known(starts: Sequence[Start], size: int) -> Known | None:

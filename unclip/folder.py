@@ -41,7 +41,7 @@ class SystemConfig:
     """The contents of `system.toml`: files beside it, and where wanted other sampling than these recommend.
 
     `pca` holds principal components of CLIP's embeddings. `candidates` is how many embeddings the prior draws to keep the
-    best, `best_of` how many small pictures the decoder draws to have CLIP keep the best; with prior = "" pictures are made
+    best, `best_of` how many small pictures are drawn for CLIP to keep the best; with prior = "" pictures are made
     from pictures only. `noise` is how it is drawn: from a stream of its own for
     each stage and picture, or from one per picture as "diffusers" or "native" Karlo do. `allow_mixed_clip` lets stages
     through that were trained on the embeddings of different CLIPs. `subject` says what the system can draw; `words` are

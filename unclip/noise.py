@@ -63,6 +63,11 @@ def generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
+def redrawn(seed: int, k: int) -> int:
+    """The seed of the k-th picture that is drawn for one with this seed; the first is its own."""
+    return seed if k == 0 else generator("redrawn", seed, k).initial_seed()
+
+
 def augmented(
     images: Float[Tensor, "b c h w"], level: Float[Tensor, " b"], eps: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, "b c h w"]:

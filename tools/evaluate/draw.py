@@ -11,10 +11,10 @@ from torch import Tensor
 from tools.evaluate.prompts import Prompt
 from tools.world import render, sample
 from tools.world.scene import Scene
-from unclip.choosing import best, further, wanted
+from unclip.choosing import agreement, picked, wanted
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
-from unclip.noise import stream
+from unclip.noise import redrawn, stream
 from unclip.priors import finish
 from unclip.system import UnCLIP
 
@@ -73,18 +73,30 @@ def pictures(
 
 
 def _draw(system: UnCLIP, mode: Mode, part: Sequence[Prompt], seeds: Sequence[int]) -> Float[Tensor, "b 3 64 64"]:
+    """The best of as many as the system draws, by what the decoder is told in this mode; the first where it is nothing."""
     told = read(system.clip, [prompt.text for prompt in part])
-    if mode in ("unclip", "embedding only"):
-        emb = system.prior.draw(told, seeds)
-    elif mode == "oracle":
-        emb = system.clip.image_emb(renders([prompt.scene for prompt in part], system.sizes[0]))
-    else:
-        emb = told.text.emb
     keep_image, keep_text = (
         mode not in ("caption only", "unconditional"),
         mode not in ("embedding only", "unconditional"),
     )
-    return decoded(system, told, emb, seeds, keep_image, keep_text, system.config.best_of)
+    tries, scores = [], []
+    for k in range(system.config.best_of if keep_image or keep_text else 1):
+        others = [redrawn(seed, k) for seed in seeds]
+        emb = _embedding(system, mode, part, told, others)
+        tries.append(decoded(system, told, emb, others, keep_image, keep_text))
+        likes = [like for like, told_it in zip(wanted(told, emb), (keep_image, keep_text), strict=True) if told_it]
+        scores.append(agreement(system.clip, tries[-1], likes) if likes else torch.zeros(len(seeds)))
+    return picked(tries, torch.stack(scores).argmax(dim=0))
+
+
+def _embedding(
+    system: UnCLIP, mode: Mode, part: Sequence[Prompt], told: Prompts, seeds: Sequence[int]
+) -> Float[Tensor, "b d"]:
+    if mode in ("unclip", "embedding only"):
+        return system.prior.draw(told, seeds)
+    if mode == "oracle":
+        return system.clip.image_emb(renders([prompt.scene for prompt in part], system.sizes[0]))
+    return told.text.emb
 
 
 def decoded(
@@ -94,18 +106,11 @@ def decoded(
     seeds: Sequence[int],
     keep_image: bool = True,
     keep_text: bool = True,
-    best_of: int = 1,
 ) -> Float[Tensor, "b 3 64 64"]:
-    """What the decoder draws under its own settings when it is told of the embedding, of the text, of both or of neither.
-
-    The best of several by what it was told; the first where it was told nothing.
-    """
+    """What the decoder draws under its own settings when it is told of the embedding, of the text, of both or of neither."""
     stage, clip, net = system.decoder, system.clip, system.decoder.net
     all_rows, size = torch.ones(len(seeds), dtype=torch.bool, device=emb.device), net.config.size
     cond = decoder_cond(net, clip, told, emb, all_rows & keep_image, told.keep & keep_text)
     none = decoder_cond(net, clip, told, emb, ~all_rows, ~all_rows)
-    likes = [like for like, told_it in zip(wanted(told, emb), (keep_image, keep_text), strict=True) if told_it]
-    noises = [stream(stage.name, seeds, (3, size, size), stage.device)]
-    noises += further(stage, seeds, best_of) if likes else []
-    found = [finish(stage, stage.run(cond, noise, none)) for noise in noises]
-    return best(clip, found, likes) if len(found) > 1 else found[0]
+    noise = stream(stage.name, seeds, (3, size, size), stage.device)
+    return finish(stage, stage.run(cond, noise, none))

@@ -92,10 +92,12 @@ def test_a_latent_of_another_decoder_is_refused(system, pictures):
 
 
 def test_principal_components_bring_the_embedding_back(system, pictures):
-    with pytest.raises(UnclipError, match="has no PCA"):
-        next(system.reconstruct(pictures[0], [4], **SMALL))
+    with pytest.raises(UnclipError, match="has no PCA"):  # before the first is asked for
+        system.reconstruct(pictures[0], [4], **SMALL)
     axes = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(0)))[0]
     able = replace(system, pca=Pca(torch.zeros(D), axes, torch.ones(D)))
+    with pytest.raises(UnclipError, match=f"components = {D + 1}: expected 0 to {D}"):
+        able.reconstruct(pictures[0], [3, D + 1], **SMALL)
     few, all_of_them = able.reconstruct(pictures[0], [3, D], seed=4, **SMALL)
     (whole,) = system.vary(pictures[0], seeds=[4], **SMALL)
     assert apart(all_of_them, whole) <= 1

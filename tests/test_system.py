@@ -111,6 +111,7 @@ def test_guidance_1_never_evaluates_the_null_branch(system, monkeypatch, guidanc
         (3, {"batch": 8, "size": 16, "steps": 2}),
         (3, {"batch": 2, "negative": "a cone", "candidates": 3}),
         (2, {"guidance": 1.0, "prior_steps": 2}),
+        (3, {"batch": 2, "negative": "a cone", "best_of": 2, "size": 16}),
         (2, {"upsampler_steps": 5, "size": 64}),
     ],
 )
@@ -148,6 +149,7 @@ def test_a_recipe_is_plain_complete_and_draws_the_picture_again(system):
             "eta": 0.25,
             "threshold": "static",
             "negative": "a cone",
+            "best_of": 1,
             "prior_guidance": 1.0,
             "prior_steps": 3,
             "candidates": 2,

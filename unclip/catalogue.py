@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unclip.errors import UnclipError, UnclipWarning
+from unclip.latents import Pca
 from unclip.manipulations import (
     Blend,
     Generation,
@@ -25,7 +26,8 @@ def asked(one: Manipulation, sources: Sequence[Source], settings: Mapping[str, A
     """The settings a manipulation is drawn under: those given, and its usual ones in place of others."""
     usual: dict[str, Any] = FAITHFUL if one.inverts(sources) else {}
     if isinstance(one, Inpainting):
-        usual = {"sampler": "ddim", "eta": 1.0, "steps": 50}  # ancestral steps, of which few are too few
+        # ancestral steps, of which few are too few; they take so long that nobody would wait for several pictures
+        usual = {"sampler": "ddim", "eta": 1.0, "steps": 50, "best_of": 1}
     if chooses(one, sources):
         return usual | dict(settings)
     if (settings.get("best_of") or 1) > 1:
@@ -34,8 +36,11 @@ def asked(one: Manipulation, sources: Sequence[Source], settings: Mapping[str, A
 
 
 def chooses(one: Manipulation, sources: Sequence[Source]) -> bool:
-    """Whether its noise is any that a seed gives, so that the best of several pictures may be kept."""
-    return not (one.inverts(sources) or isinstance(one, Interpolation))
+    """Whether its noise is any that a seed gives, so that the best of several pictures may be kept.
+
+    Pictures along a path, or from fewer and fewer components, are to have the same.
+    """
+    return not (one.inverts(sources) or isinstance(one, Interpolation | Reconstruction))
 
 
 def texts(one: Manipulation, sources: Sequence[Source]) -> list[str]:
@@ -51,6 +56,14 @@ def check_sources(name: str, sources: Sequence[Source]) -> None:
         raise UnclipError(
             f"{name}: {len(sources)} sources given, expected {least if least == most else f'{least} to {most}'}"
         )
+
+
+def check_components(one: Manipulation, pca: Pca | None) -> None:
+    """Raises UnclipError for principal components that the system does not have."""
+    if isinstance(one, Reconstruction) and one.components is not None:
+        if pca is None:
+            raise UnclipError("this system has no PCA; name one in system.toml (pca = …), as tools.embed writes it")
+        pca.check(one.components)
 
 
 def draws(one: Manipulation, sources: Sequence[Source]) -> list[Source | None]:

@@ -60,12 +60,16 @@ class Pca:
 
     def project(self, emb: Float[Tensor, "b d"], count: int) -> Float[Tensor, "b d"]:
         """The embeddings with only their first `count` components kept. Raises UnclipError for more than there are."""
-        most = len(self.components)
-        if not 0 <= count <= most:
-            raise UnclipError(f"components = {count}: expected 0 to {most}, which is how many this system's PCA has")
+        self.check(count)
         axes = self.components[:count].to(emb)
         mean = self.mean.to(emb)
         return mean + (emb - mean) @ axes.T @ axes
+
+    def check(self, count: int) -> None:
+        """Raises UnclipError for more components than there are."""
+        most = len(self.components)
+        if not 0 <= count <= most:
+            raise UnclipError(f"components = {count}: expected 0 to {most}, which is how many this system's PCA has")
 
     def save(self, path: str | Path, clip: str) -> None:
         """Writes the components of embeddings that the CLIP with this fingerprint made."""

@@ -164,8 +164,7 @@ class Reconstruction:
         if self.components is None:
             own = bench.latent(sources[0], self.prompt)
             return Start(own.prompt, seed, own.image_emb, own.x_T)
-        if bench.pca is None:
-            raise UnclipError("this system has no PCA; name one in system.toml (pca = …), as tools.embed writes it")
+        assert bench.pca is not None, "catalogue.check_components"
         emb = bench.image_emb(sources[0])
         kept = bench.pca.project(emb[None].cpu(), self.components)[0]
         return Start(self.prompt, seed, kept * (emb.norm().cpu() / kept.norm().clamp(min=1e-12)))

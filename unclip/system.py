@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from unclip import choices, opening, requests
 from unclip.bench import Bench
-from unclip.catalogue import FAITHFUL, MANIPULATIONS, asked, check_sources, texts
+from unclip.catalogue import FAITHFUL, MANIPULATIONS, asked, check_components, check_sources, texts
 from unclip.clip import Clip
 from unclip.config import build, to_dict
 from unclip.drawing import Picture, Pictures, Start, drawn
@@ -190,10 +190,8 @@ class UnCLIP:
         requests.check_maker(recipe, self.identity.get("weights", {}), made_by(self.decoder.device, self.decoder.dtype))
         chosen = build(Settings, recipe["settings"], "the recipe's settings")
         requests.check_sampling(recipe, self.at(self.resolve(chosen))._sampling, self.config.noise)
-        job = recipe["options"], recipe["seed"]
-        return self.manipulate(
-            recipe["command"], requests.recipe_sources(recipe, given), [job], **drawing, **to_dict(chosen)
-        )
+        sources, jobs = requests.recipe_sources(recipe, given), [(recipe["options"], recipe["seed"])]
+        return self.manipulate(recipe["command"], sources, jobs, **drawing, **to_dict(chosen))
 
     def manipulate(
         self,
@@ -208,6 +206,8 @@ class UnCLIP:
         requests.check_work(len(jobs), batch)
         check_sources(name, given)
         made = [(build(MANIPULATIONS[name], options, name), seed) for options, seed in jobs]
+        for one, _ in made:
+            check_components(one, self.pca)
         chosen = self.resolve(build(Settings, asked(made[0][0], given, settings), name))
         warn_of_strangers(self.config, [text for one, _ in made for text in texts(one, given)])
         system = self.at(chosen)
@@ -216,10 +216,8 @@ class UnCLIP:
             dataclasses.replace(one.start(bench, given, seed), about={"options": to_dict(one), "sources": told})
             for one, seed in made
         )
-        best_of = chosen.best_of or 1
-        pictures = drawn(
-            system, starts, batch, partial(system._recipe, name, chosen), chosen.negative, best_of, on_step
-        )
+        recipe, best_of = partial(system._recipe, name, chosen), chosen.best_of or 1
+        pictures = drawn(system, starts, batch, recipe, chosen.negative, best_of, on_step)
         return Pictures(pictures, choices.plan(system, chosen, made, given, batch))
 
     def seeded(self, seed: int) -> Seed:

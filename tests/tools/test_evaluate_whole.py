@@ -7,6 +7,7 @@ import pytest
 from tools.evaluate.__main__ import evaluate
 from tools.evaluate.draw import TITLES
 from unclip.errors import UnclipError
+from unclip.folder import boxed
 
 
 @pytest.mark.slow
@@ -26,6 +27,9 @@ def test_a_report(tmp_path):
     assert found["upsampler-256"]["clean"]["PSNR, bicubic"]["value"] > 25
     assert len(found["sweep"]["points"]) == 30
     assert found["sweep"]["best"] in found["sweep"]["points"]
+    # the same prompts and seeds: what the system draws is that best of so many
+    drawn = found["best of several"][f"best of {boxed('demo').config.best_of}"]
+    assert drawn["caption"] == found["i.i.d. prompts"]["caption"]["right"]
     text = (out / "report.md").read_text()
     assert all(f"## {title}" in text for title in ("The prior", "Decoder settings", "Beside its baselines"))
     assert {path.suffix for path in out.iterdir()} == {".json", ".md", ".png", ".txt"}

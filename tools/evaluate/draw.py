@@ -73,20 +73,31 @@ def pictures(
 
 
 def _draw(system: UnCLIP, mode: Mode, part: Sequence[Prompt], seeds: Sequence[int]) -> Float[Tensor, "b 3 64 64"]:
-    """The best of as many as the system draws, by what the decoder is told in this mode; the first where it is nothing."""
+    """The best of as many as the system draws."""
+    found, scores = tries(system, mode, part, seeds, system.config.best_of)
+    return picked(list(found), scores.argmax(dim=0))
+
+
+def tries(
+    system: UnCLIP, mode: Mode, part: Sequence[Prompt], seeds: Sequence[int], count: int
+) -> tuple[Float[Tensor, "k b 3 64 64"], Float[Tensor, "k b"]]:
+    """Pictures of `count` seeds for each prompt, and how well each agrees with what the decoder is told in this mode.
+
+    Told nothing, it draws one.
+    """
     told = read(system.clip, [prompt.text for prompt in part])
     keep_image, keep_text = (
         mode not in ("caption only", "unconditional"),
         mode not in ("embedding only", "unconditional"),
     )
-    tries, scores = [], []
-    for k in range(system.config.best_of if keep_image or keep_text else 1):
+    found, scores = [], []
+    for k in range(count if keep_image or keep_text else 1):
         others = [redrawn(seed, k) for seed in seeds]
         emb = _embedding(system, mode, part, told, others)
-        tries.append(decoded(system, told, emb, others, keep_image, keep_text))
+        found.append(decoded(system, told, emb, others, keep_image, keep_text))
         likes = [like for like, told_it in zip(wanted(told, emb), (keep_image, keep_text), strict=True) if told_it]
-        scores.append(agreement(system.clip, tries[-1], likes) if likes else torch.zeros(len(seeds)))
-    return picked(tries, torch.stack(scores).argmax(dim=0))
+        scores.append(agreement(system.clip, found[-1], likes) if likes else torch.zeros(len(seeds)))
+    return torch.stack(found).cpu(), torch.stack(scores).cpu()
 
 
 def _embedding(

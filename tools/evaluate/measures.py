@@ -149,7 +149,7 @@ def enlargement(work: Work, count: int) -> None:
 
 
 def settings(work: Work, count: int) -> None:
-    """Guidance, steps and samplers of the decoder."""
+    """Guidance, steps and samplers of the decoder, and how many pictures are drawn for one."""
     told = work.iid[:count]
     real = read(
         work.reader, draw.renders([prompt.scene for prompt in prompts("test", count, seed=3)], work.system.sizes[0])
@@ -158,3 +158,6 @@ def settings(work: Work, count: int) -> None:
     points = list(sweep.sweep(work.system, work.reader, told, real, work.progress("sweep", total)))
     top = sweep.best(points)
     work.say("sweep", {"points": points, "best": top}, report.sweep(points, top))
+    chosen = sweep.best_of(work.system, work.reader, told, work.progress("best of several", len(told)))
+    title = f"The whole system, if CLIP keeps the best of N pictures; it draws {work.system.config.best_of}"
+    work.say("best of several", chosen, report.numbers(title, chosen))

@@ -9,17 +9,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tools.evaluate.alignment import judged
-from tools.evaluate.draw import BATCH, decoded
+from tools.evaluate.draw import BATCH, decoded, tries
 from tools.evaluate.fidelity import frechet
 from tools.evaluate.priors import embeddings
 from tools.evaluate.prompts import Prompt
 from tools.evaluate.stats import Estimate
 from tools.reader.net import Reader
+from unclip.choosing import picked
 from unclip.conditioning import read
 from unclip.settings import Sampler, Settings
 from unclip.system import UnCLIP
 
 GUIDANCE, STEPS = (1.0, 2.0, 3.0, 5.0, 8.0), (6, 12, 25)
+NUMBERS = (1, 2, 4, 8)
+TOLD = ("one object", "two objects", "relation", "count", "caption")
 SAMPLERS: tuple[Sampler, ...] = ("ddim", "dpmpp_2m")
 
 
@@ -43,7 +46,7 @@ def sweep(
     real: Float[Tensor, "n f"],
     progress: Callable[[int], None],
 ) -> Iterator[Point]:
-    """A point for each setting, all from the same image embeddings and seeds."""
+    """A point for each setting, all from the same image embeddings and seeds; the best of one."""
     emb, _ = embeddings(system, prompts)
     for sampler in SAMPLERS:
         for steps in STEPS:
@@ -57,6 +60,24 @@ def sweep(
                 right = drawn.aligned["caption"].right
                 yield Point(guidance, steps, sampler, right, frechet(real, drawn.features), calls, seconds)
                 progress(1)
+
+
+def best_of(
+    system: UnCLIP, reader: Reader, prompts: Sequence[Prompt], progress: Callable[[int], None]
+) -> dict[str, dict[str, Estimate]]:
+    """What the whole system's pictures show if of so many seeds' the likest is kept, under its own settings."""
+    parts = []
+    for start in range(0, len(prompts), BATCH):
+        part = prompts[start : start + BATCH]
+        parts.append(tries(system, "unclip", part, range(start, start + len(part)), NUMBERS[-1]))
+        progress(len(part))
+    pictures, scores = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
+    found = {}
+    for number in NUMBERS:
+        kept = picked(list(pictures[:number]), scores[:number].argmax(dim=0))
+        aligned = judged(reader, kept, prompts).aligned
+        found[f"best of {number}"] = {tag: aligned[tag].right for tag in TOLD if tag in aligned}
+    return found
 
 
 def best(points: Sequence[Point]) -> Point:

@@ -55,14 +55,19 @@ def square(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c si
 
 
 def cropped(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c size size"]:
-    """The centre of images whose shorter side was resized to `size` and rounded to 8 bits, as transformers does it."""
+    """The centre of images whose shorter side was resized to `size` in 8 bits, as Pillow and transformers do it."""
     height, width = images.shape[-2:]
     side = min(height, width)
     to = size * height // side, size * width // side
-    small = resize(images, to)
-    small = ((small + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+    # first along the rows, then along the columns; what overshoots black or white is cut off after each
+    small = _rounded(resize(_rounded(resize(images, (height, to[1]))), to))
     top, left = (to[0] - size) // 2, (to[1] - size) // 2
     return small[..., top : top + size, left : left + size]
+
+
+def _rounded(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Images of the grey levels that 8 bits have."""
+    return ((images + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
 
 
 def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:

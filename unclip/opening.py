@@ -10,17 +10,23 @@ from unclip.loading import Shelf
 from unclip.priors import DiffusionPrior, NoPrior
 
 
-def opened(name: str | Path, device: str, dtype: str, low_memory: bool, arithmetic: Arithmetic) -> dict[str, Any]:
-    """The fields of `UnCLIP`. Raises UnclipError for whatever is missing or unfit."""
+def opened(
+    name: str | Path, device: str, dtype: str, low_memory: bool, arithmetic: Arithmetic, weights: bool = True
+) -> dict[str, Any]:
+    """The fields of `UnCLIP`. Raises UnclipError for whatever is missing or unfit.
+
+    Without `weights`, but with `low_memory`, such a system can be planned with and not drawn with: nothing is downloaded
+    but configs.
+    """
     where = pick_device(device)
-    parts = assembled(found(name, arithmetic), Shelf(where, pick_dtype(dtype, where), low_memory))
-    weights = {role: header.fingerprint[:16] for role, header in parts.headers.items()}
+    parts = assembled(found(name, arithmetic, weights), Shelf(where, pick_dtype(dtype, where), low_memory))
+    fingerprints = {role: header.fingerprint[:16] for role, header in parts.headers.items()}
     return {
         "clip": parts.clip,
         "prior": NoPrior() if parts.prior is None else DiffusionPrior(parts.prior, parts.clip, parts.config.candidates),
         "decoder": parts.decoder,
         "upsamplers": parts.upsamplers,
-        "identity": {"name": parts.config.name, "weights": weights},
+        "identity": {"name": parts.config.name, "weights": fingerprints},
         "config": parts.config,
         "pca": parts.pca,
     }

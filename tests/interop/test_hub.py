@@ -13,7 +13,8 @@ from unclip.errors import UnclipError
 from unclip.interop import hub
 from unclip.interop.hub import KNOWN, fetched, needed
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from .fake_hub import stored
+
 KARLO = "kakaobrain/karlo-v1-alpha"
 PARTS = ("prior", "decoder")
 FILES = (
@@ -36,6 +37,7 @@ NEEDED = {
     "text_encoder/pytorch_model.bin",
     "image_encoder/model.fp16.safetensors",
 }
+CONFIGS = {name for name in NEEDED if name.endswith((".json", ".txt"))}
 
 
 @pytest.fixture(autouse=True)
@@ -60,22 +62,6 @@ def answer(status, kind=errors.HfHubHTTPError):
     return kind("told\nin lines", response=httpx2.Response(status, request=request))
 
 
-def stored(cache, files, tree=FILES):
-    """The cache as the library leaves it after a download of these files; its list of all of them, unless None."""
-    repo = cache / f"models--{KARLO.replace('/', '--')}"
-    folder = repo / "snapshots" / COMMIT
-    for name in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("{}")
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text(COMMIT)
-    if tree is not None:
-        (repo / "trees").mkdir()
-        told = {"format_version": 1, "files": {name: {"size": 2, "blob_id": "0"} for name in tree}}
-        (repo / "trees" / f"{COMMIT}.json").write_text(json.dumps(told))
-    return folder
-
-
 @pytest.fixture
 def online(cache, monkeypatch):
     """A hub that lists FILES; gives what was downloaded. Of the library's own download only the cache is real."""
@@ -94,9 +80,9 @@ def online(cache, monkeypatch):
     return asked
 
 
-def refused(told, name=KARLO):
+def refused(told, name=KARLO, weights=True):
     with pytest.raises(UnclipError, match=told) as caught:
-        fetched(name)
+        fetched(name, weights=weights)
     assert "\n" not in str(caught.value)
     assert name in str(caught.value)
 
@@ -128,6 +114,8 @@ def test_of_a_repository_only_what_is_read_is_needed():
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
     assert needed([*shards, "model.bin", "flax_model.msgpack"]) == shards
     assert needed(["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]) == ["open_clip_model.safetensors"]
+    clip = ["model.safetensors", "open_clip_config.json", "open_clip_pytorch_model.bin"]
+    assert needed(clip) == clip[1:], "the safer file is transformers'"
     native = ["prior_fp16.ckpt", "ViT-L-14_stats.th", "picture.png"]
     assert set(needed(native)) == set(native[:2])
     assert needed(["mine.safetensors", "mine.ckpt"]) == ["mine.safetensors"]
@@ -140,16 +128,41 @@ def test_what_is_not_in_the_cache_is_downloaded(online, cache, name):
     assert KNOWN["karlo"] == KARLO
 
 
+def test_without_weights_only_configs_are_downloaded(online, cache):
+    assert fetched("karlo", weights=False) == cache
+    assert fetched(KARLO, ["prior"], weights=False) == cache
+    assert online == [(KARLO, CONFIGS), (KARLO, {"model_index.json", "prior/config.json"})]
+
+
+@pytest.mark.parametrize("tree", [FILES, None])
+def test_configs_in_the_cache_are_enough_for_a_plan_and_not_to_draw(cache, online, tree):
+    folder = stored(cache, KARLO, CONFIGS, tree)
+    assert fetched("karlo", PARTS, weights=False) == folder
+    assert not online
+    assert fetched("karlo", PARTS) == cache
+    assert online == [(KARLO, {"model_index.json", *(name for name in NEEDED if name.startswith(PARTS))})]
+
+
+def test_weights_without_configs_give_no_plan(online, monkeypatch):
+    files = ["prior_fp16.ckpt", "ViT-L-14_stats.th", "ViT-L-14.pt", "README.md"]
+    listing = huggingface_hub.hf_api.ModelInfo(id=KARLO, siblings=[{"rfilename": name} for name in files])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *given, **named: listing)
+    refused("no model_index.json there; .* draw once without --dry-run", weights=False)
+    assert not online
+    fetched(KARLO)
+    assert online == [(KARLO, set(files[:3]))]
+
+
 @pytest.mark.parametrize("offline", [True, False])
 def test_what_is_in_the_cache_needs_no_network(cache, monkeypatch, offline):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
-    folder = stored(cache, NEEDED)
+    folder = stored(cache, KARLO, NEEDED, FILES)
     assert fetched("karlo") == folder
     assert fetched(KARLO, ["prior"]) == folder
 
 
 def test_a_part_in_the_cache_is_enough_for_who_asks_for_that_part(cache, online):
-    folder = stored(cache, [name for name in NEEDED if not name.startswith("decoder")])
+    folder = stored(cache, KARLO, [name for name in NEEDED if not name.startswith("decoder")], FILES)
     assert fetched(KARLO, ["prior"]) == folder
     assert not online
     assert fetched(KARLO) == cache
@@ -158,7 +171,7 @@ def test_a_part_in_the_cache_is_enough_for_who_asks_for_that_part(cache, online)
 
 
 def test_a_cache_without_a_list_serves_if_each_part_is_there(cache, online):
-    folder = stored(cache, NEEDED, tree=None)
+    folder = stored(cache, KARLO, NEEDED, None)
     assert fetched(KARLO, ["prior", "decoder"]) == folder
     assert not online
     fetched(KARLO, ["prior", "nowhere"])
@@ -204,7 +217,7 @@ def test_a_hub_that_fails_is_one_line(monkeypatch, error, told):
     ],
 )
 def test_a_download_that_fails_is_one_line(online, monkeypatch, error, told):
-    monkeypatch.setattr(hub, "_cached", lambda repo, parts: None)
+    monkeypatch.setattr(hub, "_cached", lambda repo, parts, weights: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", failing(error))
     refused(told)
 
@@ -221,7 +234,7 @@ def test_offline_with_an_empty_or_a_partial_cache_is_one_line(cache, monkeypatch
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # as HF_HUB_OFFLINE=1 has it from the start
     refused("not wholly in the cache .*HF_HUB_OFFLINE forbids downloads; unset it, or give a folder")
-    stored(cache, sorted(NEEDED)[1:])
+    stored(cache, KARLO, sorted(NEEDED)[1:], FILES)
     refused("not wholly in the cache .*HF_HUB_OFFLINE forbids downloads")
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import PriorTransformer
 from open_clip.model import CLIP as OpenClip
 
 from unclip.clip import ClipConfig, build_net
@@ -11,6 +12,7 @@ from unclip.errors import UnclipError
 from unclip.interop import diffusers_names, native_names
 from unclip.interop.diffusers_configs import decoder_config, prior_config, upsampler_config
 from unclip.interop.entries import given, taken
+from unclip.models.prior import Prior
 
 from .karlo import CLIP, DECODER, PRIOR, UPSAMPLER, config, random, rows, shape
 
@@ -67,6 +69,18 @@ def test_every_released_tensor_has_its_place_and_shape(part):
 def test_released_counts(part, native, diffusers):
     """The lists are whole: the numbers of tensors in the released files."""
     assert tuple(map(len, lists(part))) == (native, diffusers)
+
+
+@pytest.mark.parametrize(("width", "values"), [(768, 1022028544 + 2 * 768), (1280, 1026225920)])
+def test_kandinskys_priors_have_as_many_values_as_they_were_released_with(width, values):
+    """2.1 on ViT-L/14, 2.2 on ViT-bigG/14; and each of diffusers' tensors has its place."""
+    json = {key: value for key, value in config("prior").items() if not key.startswith("_")} | {"embedding_dim": width}
+    configured = prior_config(json)
+    with torch.device("meta"):
+        ours, theirs = Prior(configured), PriorTransformer.from_config(json)
+    assert sum(tensor.numel() for tensor in ours.state_dict().values()) == values
+    made = taken(diffusers_names.prior_entries(configured), theirs.state_dict(), "prior")
+    assert {name: x.shape for name, x in made.items()} == {name: x.shape for name, x in ours.state_dict().items()}
 
 
 SMALL = {"prior": PRIOR, "decoder": DECODER, "upsampler": UPSAMPLER, "clip": CLIP}

@@ -20,6 +20,8 @@ from unclip.interop.writing import convert
 from unclip.interop.writing_native import write_native
 from unclip.system import UnCLIP
 
+from . import pipelines
+
 FEW: dict[str, Any] = {"steps": 3, "upsampler_steps": 2}
 
 
@@ -89,6 +91,15 @@ def test_a_prior_alone_is_converted_and_draws_nothing(folder: Path, tmp_path: Pa
     convert(found(folder), tmp_path / "karlo")
     shutil.copy(tmp_path / "ours" / "prior.safetensors", tmp_path / "karlo" / "prior.safetensors")
     next(UnCLIP.from_pretrained(tmp_path / "karlo", "cpu").generate("a dog", [0], prior_steps=2, **FEW))
+
+
+@pytest.mark.parametrize("spelling", ["unclip", "diffusers"])
+def test_either_spelling_of_the_index_opens(text_pipeline: Any, tmp_path: Path, spelling: Any) -> None:
+    """As released, and as diffusers has written it since 0.38, which itself opens neither."""
+    pipelines.save(text_pipeline, tmp_path / "karlo", spelling=spelling)
+    index = json.loads((tmp_path / "karlo" / "model_index.json").read_text())
+    assert index["text_proj"] == [spelling, "UnCLIPTextProjModel"]
+    assert UnCLIP.from_pretrained(tmp_path / "karlo", "cpu").sizes == (16, 64)
 
 
 def test_half_precision_weights_draw_on_the_cpu(folder: Path) -> None:

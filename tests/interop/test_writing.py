@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from unclip.checkpoint import read_header
 from unclip.errors import UnclipError
 from unclip.folder import Box, boxed
 from unclip.interop.native_configs import NativeShape
@@ -158,6 +159,33 @@ def test_half_precision_is_half_the_size(karlo: Path, tmp_path: Path) -> None:
     sizes = [sum(file.stat().st_size for file in root.rglob("*.safetensors")) for root in (karlo, tmp_path / "half")]
     assert sizes[1] < 0.55 * sizes[0]
     assert UnCLIP.from_pretrained(tmp_path / "half", "cpu").sizes == (16, 64)
+
+
+def test_a_system_of_ours_is_whole_after_any_precision(tmp_path: Path) -> None:
+    """A copy in half precision has another CLIP once it is copied: what names the old one must name the new."""
+    convert(found("demo"), tmp_path / "half", dtype=torch.bfloat16)
+    convert(found(tmp_path / "half"), tmp_path / "whole", dtype=torch.float32)
+    headers = [read_header(root / "clip.safetensors") for root in (tmp_path / "half", tmp_path / "whole")]
+    assert headers[0].fingerprint != headers[1].fingerprint
+    system = UnCLIP.from_pretrained(tmp_path / "whole", "cpu")
+    assert system.pca is not None
+    for name in ("prior", "decoder", "pca"):
+        assert read_header(tmp_path / "whole" / f"{name}.safetensors").parents["clip"] == headers[1].fingerprint
+    first, last = (load_file(root / "pca.safetensors") for root in (Path(found("demo").where), tmp_path / "whole"))
+    assert first.keys() == last.keys()
+    assert all(last[name].dtype == x.dtype and torch.equal(last[name], x) for name, x in first.items())
+    assert next(system.generate("a red cube", [0], size=64, steps=2, prior_steps=2)).image.size == (64, 64)
+
+
+def test_parts_of_another_clip_keep_saying_so(tmp_path: Path) -> None:
+    """A system that mixes CLIPs is still one after a conversion, and is refused or let through as before."""
+    box = found("demo")
+    assert box.decoder is not None
+    foreign = replace(box.decoder, header=replace(box.decoder.header, parents={"clip": "of another"}))
+    convert(replace(box, decoder=foreign), tmp_path / "mixed")
+    assert read_header(tmp_path / "mixed" / "decoder.safetensors").parents == {"clip": "of another"}
+    with pytest.raises(UnclipError, match="the decoder was trained on CLIP of another"):
+        UnCLIP.from_pretrained(tmp_path / "mixed", "cpu")
 
 
 def test_our_own_systems_are_refused_by_name(tmp_path: Path) -> None:

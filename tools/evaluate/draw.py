@@ -61,21 +61,24 @@ def embeddings(clip: Clip, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n
 
 
 def pictures(
-    system: UnCLIP, mode: Mode, prompts: Sequence[Prompt], progress: Callable[[int], None] = lambda n: None
+    system: UnCLIP,
+    mode: Mode,
+    prompts: Sequence[Prompt],
+    progress: Callable[[int], None] = lambda n: None,
+    best_of: int | None = None,
 ) -> Float[Tensor, "n 3 64 64"]:
-    """Small pictures of the prompts under one of the DRAWN modes; picture k has seed k."""
+    """Small pictures of the prompts under one of the DRAWN modes; picture k has seed k.
+
+    Each is the best of `best_of` (default: as many as the system draws).
+    """
+    count = best_of or system.config.best_of
     drawn = []
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
-        drawn.append(_draw(system, mode, part, range(start, start + len(part))).cpu())
+        found, scores = tries(system, mode, part, range(start, start + len(part)), count)
+        drawn.append(picked(list(found), scores.argmax(dim=0)))
         progress(len(part))
     return torch.cat(drawn)
-
-
-def _draw(system: UnCLIP, mode: Mode, part: Sequence[Prompt], seeds: Sequence[int]) -> Float[Tensor, "b 3 64 64"]:
-    """The best of as many as the system draws."""
-    found, scores = tries(system, mode, part, seeds, system.config.best_of)
-    return picked(list(found), scores.argmax(dim=0))
 
 
 def tries(

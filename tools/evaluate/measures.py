@@ -60,7 +60,10 @@ def alignment(work: Work) -> None:
 
 
 def baselines(work: Work, count: int, training: int) -> None:
-    """Everything the system must beat, and real renders, on the same prompts: alignment and fidelity."""
+    """Everything the system must beat, and real renders, on the same prompts: alignment and fidelity.
+
+    One picture for each, so that nets are compared and not choices.
+    """
     told, size = work.iid[:count], work.system.sizes[0]
     bank = draw.bank(work.system.clip, training, size)
     real = judged(work.reader, draw.renders([prompt.scene for prompt in told], size), told)
@@ -69,7 +72,7 @@ def baselines(work: Work, count: int, training: int) -> None:
     nearest = (text @ bank.emb.T).argmax(dim=1)
     sets["retrieval"] = judged(work.reader, bank.images[nearest], told)
     for mode in draw.DRAWN:
-        images = draw.pictures(work.system, mode, told, work.progress(draw.TITLES[mode], len(told)))
+        images = draw.pictures(work.system, mode, told, work.progress(draw.TITLES[mode], len(told)), best_of=1)
         sets[mode] = judged(work.reader, images, told)
         report.sheet(work.out / f"{mode.replace(' ', '-')}.png", sets[mode], told)
     tags = ("one object", "two objects", "binding", "relation", "count", "floor", "style", "caption")
@@ -77,13 +80,13 @@ def baselines(work: Work, count: int, training: int) -> None:
         draw.TITLES[mode]: {tag: drawn.aligned[tag].right for tag in tags if tag in drawn.aligned}
         for mode, drawn in sets.items()
     }
-    work.say("baselines", columns, report.numbers(f"Beside its baselines ({count} prompts)", columns))
+    work.say("baselines", columns, report.numbers(f"Beside its baselines ({count} prompts, one picture each)", columns))
     _, features = read(work.reader, bank.images)
     fresh = read(work.reader, draw.renders([prompt.scene for prompt in prompts("test", count, seed=3)], size))[1]
     qualities = {draw.TITLES[mode]: _fidelity(drawn, fresh, features) for mode, drawn in sets.items()}
     work.say("fidelity", qualities, report.numbers(f"Fidelity in the reader's features (N = {count})", qualities))
     diversity = _diversity(work, real)
-    work.say("diversity", diversity, report.numbers("Diversity at a fixed caption, bits", diversity))
+    work.say("diversity", diversity, report.numbers("Diversity at a fixed caption, nothing chosen, bits", diversity))
 
 
 def _fidelity(drawn: Drawn, real: torch.Tensor, training: torch.Tensor) -> dict[str, float]:
@@ -104,7 +107,7 @@ def _diversity(work: Work, real: Drawn, each: int = 60) -> dict[str, dict[str, f
         images = [torch.empty(0, 3, *[work.system.sizes[0]] * 2)]
         for start in range(0, each, draw.BATCH):
             seeds = range(start, start + draw.BATCH)
-            small = work.system.generate(words, seeds, draw.BATCH, size=work.system.sizes[0])
+            small = work.system.generate(words, seeds, draw.BATCH, size=work.system.sizes[0], best_of=1)
             images.append(torch.stack([to_tensor(picture.image) for picture in small]))
         found[words] = fidelity.entropies(read(work.reader, torch.cat(images))[0])
     return found
@@ -135,7 +138,7 @@ def enlargement(work: Work, count: int) -> None:
         report.pictures(work.out / f"{stage.name}.png", torch.cat(rows), columns=6)
     if work.system.upsamplers:
         told = work.iid[:number]
-        small = draw.pictures(work.system, "unclip", told)
+        small = draw.pictures(work.system, "unclip", told, best_of=1)
         large = upsample(work.system.upsamplers[0], small, range(number), 10)
         columns = {
             name: {tag: one.right for tag, one in judged(work.reader, images, told).aligned.items()}

@@ -27,22 +27,28 @@ def convert(
     """
     from unclip.checkpoint import save
     from unclip.devices import DTYPES
-    from unclip.errors import UnclipError
     from unclip.interop.systems import found, found_clip
     from unclip.interop.writing import convert as write
 
     cast = DTYPES[dtype] if dtype else None
-    if ":" in source and target.suffix != ".safetensors":
-        raise UnclipError(f"{target}: a CLIP becomes one file; give a name that ends in .safetensors")
+    if ":" in source and not Path(source).exists():  # a CLIP for certain, and refused before it is downloaded
+        _check_file(target, to)
     clip = found_clip(source)
     if clip is None:
         write(found(source), target, to, cast)
-    elif target.suffix != ".safetensors":
-        raise UnclipError(f"{target}: a CLIP becomes one file; give a name that ends in .safetensors")
-    elif to != "unclip":
-        raise UnclipError(f"--to {to}: of whole systems; a CLIP alone becomes a file of ours")
-    elif target.exists():
-        raise UnclipError(f"{target}: exists already; give another name")
     else:
+        _check_file(target, to)
         save(target, clip.read(), clip.header, cast)
     print(target)
+
+
+def _check_file(target: Path, to: str) -> None:
+    """Raises UnclipError for what a CLIP alone cannot be written as."""
+    from unclip.errors import UnclipError
+
+    if target.suffix != ".safetensors":
+        raise UnclipError(f"{target}: a CLIP becomes one file; give a name that ends in .safetensors")
+    if to != "unclip":
+        raise UnclipError(f"--to {to}: of whole systems; a CLIP alone becomes a file of ours")
+    if target.exists():
+        raise UnclipError(f"{target}: exists already; give another name")

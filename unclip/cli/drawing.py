@@ -111,10 +111,12 @@ def draw(choices: Choices, make: Make, names: Names) -> None:
     common = choices.common
     check_folder(common.out)
     chosen = to_dict(build(Settings, asdict(choices.settings), "settings"))
-    from unclip.system import UnCLIP  # takes seconds: only once the request is known to make sense
+    from unclip.opening import opened  # takes seconds: only once the request is known to make sense
+    from unclip.system import UnCLIP
 
-    low = common.low_memory or common.dry_run
-    system = UnCLIP.from_pretrained(common.model, common.device, common.dtype, low, common.arithmetic)
+    dry = common.dry_run
+    low = common.low_memory or dry
+    system = UnCLIP(**opened(common.model, common.device, common.dtype, low, common.arithmetic, weights=not dry))
     done = []
     # what makes no sense is refused here, before there are bars
     drawing = {"batch": common.batch, "on_step": lambda stage, step: on_step(stage, step)}

@@ -18,13 +18,11 @@ from unclip.config import to_dict
 from unclip.errors import UnclipError
 from unclip.interop import diffusers_names
 from unclip.interop.entries import copied, taking
-from unclip.interop.files import folder_tensors, kind, open_openai, open_tensors
-from unclip.interop.hub import await_answer, fetched
+from unclip.interop.files import STEMS, chosen, folder_tensors, kind, open_openai, open_tensors
+from unclip.interop.hub import CLIP_STEMS, await_answer, fetched
 from unclip.interop.jsons import read_json
 from unclip.interop.tokenizer_files import read_merges
 from unclip.interop.transformers_configs import clip_config_of
-
-FOLDER_STEMS = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 
 
 def open_clip_weights(source: str) -> Weights:
@@ -42,7 +40,7 @@ def open_clip_weights(source: str) -> Weights:
     if os.path.isdir(source):
         name, weights, tensors = f"local-dir:{source}", "", None
         if os.path.isfile(os.path.join(source, "open_clip_config.json")):  # without it open_clip says what is missing
-            tensors = folder_tensors(source, FOLDER_STEMS)
+            tensors = _folder(Path(source))
     else:
         name, _, weights = source.partition(":")
         name = _checked_name(name, weights, source)
@@ -100,7 +98,7 @@ def _tagged(tag: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
     """The weights of a tag that lie in a repository of their own on the hub; None for others, which open_clip gets."""
     repo, _, file = tag.get("hf_hub", "").rpartition("/")
     if repo and not file:
-        return folder_tensors(fetched(repo), FOLDER_STEMS)
+        return _folder(fetched(repo))
     if tag.get("url"):
         await_answer(tag["url"])
     return None
@@ -113,13 +111,20 @@ def openai_digests() -> frozenset[str]:
     return frozenset(re.findall(r"/([0-9a-f]{64})/", urls))
 
 
+def _folder(folder: Path) -> Mapping[str, Tensor]:
+    """A folder's weights, open_clip's before those that it may hold for transformers."""
+    ours = chosen([path.name for path in folder.iterdir()], CLIP_STEMS)
+    return folder_tensors(folder, CLIP_STEMS if ours else STEMS)
+
+
 def _file(path: str) -> Mapping[str, Tensor]:
     return open_openai(path) if kind(Path(path)) == "script" else open_tensors(path)
 
 
 def _fitted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict as open_clip's net has it: in full precision, without what training in parallel adds to the names."""
-    kept = {name.removeprefix("module."): tensor.float() for name, tensor in tensors.items()}
+    single = {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
+    kept = {name.removeprefix("module."): tensor for name, tensor in single.items()}
     scale = kept.get("logit_scale")
     if scale is not None and scale.numel() == 1:  # some programs write it as [1]
         kept["logit_scale"] = scale.reshape(())
@@ -144,6 +149,8 @@ def _checked_name(name: str, weights: str, source: str) -> str:
     plain = name.removesuffix("+gelu")
     if plain not in open_clip.list_models():
         raise UnclipError(f"CLIP {source!r}: open_clip knows no architecture {plain!r}")
+    if (open_clip.get_model_config(plain) or {}).get("custom_text"):  # before anything is downloaded
+        raise UnclipError(f"CLIP {source!r}: only open_clip's own two-tower CLIPs are supported, and this is none")
     twin = f"{plain}-quickgelu" in open_clip.list_models()
     if os.path.isfile(weights):
         if twin and name.endswith("+gelu") and kind(Path(weights)) == "script":

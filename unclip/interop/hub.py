@@ -7,11 +7,11 @@ import re
 import threading
 import urllib.request
 from collections.abc import Callable, Collection
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from unclip.errors import UnclipError
-from unclip.interop.files import PICKLES, STEMS, chosen
+from unclip.interop.files import PICKLES, chosen
 
 T = TypeVar("T")
 
@@ -24,12 +24,13 @@ CLIP_STEMS = ("open_clip_model", "open_clip_pytorch_model")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
-def fetched(name: str, parts: Collection[str] | None = None) -> Path:
+def fetched(name: str, parts: Collection[str] | None = None, weights: bool = True) -> Path:
     """Where a model's or a system's folder is on this disk: `name` itself if it is a folder, else of the hub's model
     called so ("kakaobrain/karlo-v1-alpha", or "karlo" for short), downloaded if it is not in the hub's cache yet.
 
-    Of the hub's files only those are got that are read here, and with `parts` only of these subfolders. What is in the
-    cache is used as it is, without asking the hub for something newer. Raises UnclipError.
+    Of the hub's files only those are got that are read here, with `parts` only of these subfolders, and without `weights`
+    only configs and texts. What is in the cache is used as it is, without asking the hub for something newer. Raises
+    UnclipError.
     """
     if name and Path(name).is_dir():
         return Path(name)
@@ -40,23 +41,34 @@ def fetched(name: str, parts: Collection[str] | None = None) -> Path:
         raise UnclipError(
             f"{name!r}: neither a folder nor a hub id; give a folder, ORG/NAME as the hub has it, or {' or '.join(KNOWN)}"
         )
-    found = _cached(repo, parts)
+    found = _cached(repo, parts, weights)
     if found is not None:
         return found
     from huggingface_hub import snapshot_download
 
-    wanted = needed(_listed(repo), parts)
-    if not any(PurePosixPath(path).suffix in (".safetensors", *PICKLES) for path in wanted):
+    listed = _listed(repo)
+    if not any(map(_holds_weights, needed(listed, parts))):
         raise UnclipError(f"{repo}: the hub has no weights there that are read here; expected .safetensors or .bin")
+    wanted = needed(listed, parts, weights)
+    if not weights and not any(path.endswith(".json") for path in wanted):
+        raise without_configs(repo)
     try:
         return Path(snapshot_download(repo, allow_patterns=[glob.escape(path) for path in wanted]))
     except Exception as error:  # noqa: BLE001 (the library lets through those of its transports)
         raise _told(repo, error) from None
 
 
-def needed(files: Collection[str], parts: Collection[str] | None = None) -> list[str]:
-    """Those of a repository's files that are read here: .json and .txt, and of each folder's weights one set, by the
-    same rule as files.folder_tensors. With `parts`, only these subfolders and what lies beside them."""
+def without_configs(name: str) -> UnclipError:
+    """What to raise where configs alone are asked for, and there are none."""
+    return UnclipError(
+        f"{name}: no model_index.json there; native weights hold no configs, so that a plan needs them whole: draw once"
+        " without --dry-run, or give a folder"
+    )
+
+
+def needed(files: Collection[str], parts: Collection[str] | None = None, weights: bool = True) -> list[str]:
+    """Those of a repository's files that are read here: .json and .txt, and with `weights` one set of each folder's, by
+    the same rule as files.folder_tensors. With `parts`, only these subfolders and what lies beside them."""
     folders: dict[str, list[str]] = {}
     for path in sorted(files):
         folder, _, base = path.rpartition("/")
@@ -68,10 +80,14 @@ def needed(files: Collection[str], parts: Collection[str] | None = None) -> list
         # beside the folders of a whole pipeline lie the same weights once more, in other programs' formats
         whole = not folder and "model_index.json" in names
         # such a repository may hold the same weights for transformers too
-        stems = (*CLIP_STEMS, *STEMS) if "open_clip_config.json" in names else STEMS
-        weights = [] if whole else chosen(names, stems) or _any(names)
-        wanted += [f"{folder}/{name}".lstrip("/") for name in sorted({*told, *weights})]
+        clips = chosen(names, CLIP_STEMS) if "open_clip_config.json" in names else []
+        held = [] if whole or not weights else clips or chosen(names) or _any(names)
+        wanted += [f"{folder}/{name}".lstrip("/") for name in sorted({*told, *held})]
     return wanted
+
+
+def _holds_weights(path: str) -> bool:
+    return path.endswith((".safetensors", *PICKLES))
 
 
 def _any(names: Collection[str]) -> list[str]:
@@ -83,13 +99,13 @@ def _any(names: Collection[str]) -> list[str]:
     return []
 
 
-def _cached(repo: str, parts: Collection[str] | None) -> Path | None:
+def _cached(repo: str, parts: Collection[str] | None, weights: bool) -> Path | None:
     """The folder in the hub's cache if all that is needed lies there; this asks no network."""
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
     try:
-        wanted = needed([file.path for file in get_cached_repo_tree(repo)], parts)
+        wanted = needed([file.path for file in get_cached_repo_tree(repo)], parts, weights)
         patterns = [glob.escape(path) for path in wanted]
     except CachedRepoTreeNotFoundError:  # downloaded by an older version of the library
         patterns = None
@@ -97,11 +113,11 @@ def _cached(repo: str, parts: Collection[str] | None) -> Path | None:
         folder = Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=True))
     except LocalEntryNotFoundError:  # or, a kind of it, an incomplete snapshot
         return None
-    return folder if patterns is not None or _looks_whole(folder, parts) else None
+    return folder if patterns is not None or _looks_whole(folder, parts, weights) else None
 
 
-def _looks_whole(folder: Path, parts: Collection[str] | None) -> bool:
-    """Whether every part has some file there; the most that can be said without the hub's list."""
+def _looks_whole(folder: Path, parts: Collection[str] | None, weights: bool) -> bool:
+    """Whether every part has some file there, and weights if it has a config; the most that can be said without a list."""
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     if parts is None and "model_index.json" in files:
         try:
@@ -109,9 +125,11 @@ def _looks_whole(folder: Path, parts: Collection[str] | None) -> bool:
             parts = [name for name, value in told.items() if isinstance(value, list) and value and value[0]]
         except (OSError, ValueError, AttributeError):
             return False
+    held = {path.rpartition("/")[0] for path in files if _holds_weights(path)}
     if parts is None:
-        return any(path.endswith((".safetensors", *PICKLES)) for path in files)
-    return set(parts) <= {path.split("/")[0] for path in files}
+        return bool(held) or not weights
+    lacking = {part for part in parts if weights and f"{part}/config.json" in files} - held
+    return not lacking and set(parts) <= {path.split("/")[0] for path in files}
 
 
 def await_answer(url: str) -> None:

@@ -45,7 +45,7 @@ STAGES = {
 
 def prior_config(tensors: Mapping[str, Tensor], where: str, shape: NativeShape = KARLO) -> PriorConfig:
     """The shape of a prior. Raises UnclipError that begins with `where` if tensors that tell it are missing or odd."""
-    with _telling(where):
+    with telling(where):
         _, positions, width = _shape(tensors, "model.positional_embedding", 3)
         told = {
             "image_emb": _shape(tensors, "model.out_proj.weight", 2)[0],
@@ -63,7 +63,7 @@ def prior_config(tensors: Mapping[str, Tensor], where: str, shape: NativeShape =
 
 def decoder_config(tensors: Mapping[str, Tensor], where: str, shape: NativeShape = KARLO) -> DecoderConfig:
     """The shape of a decoder. Raises UnclipError as above."""
-    with _telling(where):
+    with telling(where):
         width, hidden = _shape(tensors, "model.text_seq_proj.0.weight", 2)
         tokens, d = _shape(tensors, "model.clip_tok_proj.weight", 2)
         told = {
@@ -85,7 +85,7 @@ def decoder_config(tensors: Mapping[str, Tensor], where: str, shape: NativeShape
 def upsampler_config(tensors: Mapping[str, Tensor], where: str, shape: NativeShape = KARLO) -> UpsamplerConfig:
     """The shape of an upsampler; with a second net where there is one. Raises UnclipError as above."""
     second = any(name.startswith("model_last_step.") for name in tensors)
-    with _telling(where):
+    with telling(where):
         unet = _unet(tensors, "model_first_steps.", shape)
     sizes = {"size": shape.upsampled, "scale": shape.upsampled // shape.size}
     return build(UpsamplerConfig, {"unet": unet, **sizes, "last_until": 0 if second else None}, where)
@@ -95,7 +95,7 @@ def clip_config(
     tensors: Mapping[str, Tensor], where: str, shape: NativeShape = KARLO, merges: tuple[str, ...] | None = None
 ) -> ClipConfig:
     """The shape of one of OpenAI's CLIPs with a vision transformer, or of its text tower. Raises UnclipError as above."""
-    with _telling(where):
+    with telling(where):
         context, width = _shape(tensors, "positional_embedding", 2)
         text = {
             "context_length": context,
@@ -109,7 +109,7 @@ def clip_config(
 
 
 @contextlib.contextmanager
-def _telling(where: str) -> Iterator[None]:
+def telling(where: str) -> Iterator[None]:
     """Puts the file's name before what is wrong with its tensors."""
     try:
         yield

@@ -69,7 +69,8 @@ def native_box(folder: Path, shape: NativeShape = KARLO) -> Box:
 def _native(role: str, files: Sequence[Path], shape: NativeShape, clip: Weights | None = None, **known: Any) -> Weights:
     """A net in a file of native Karlo's (and one of statistics), which is open only while it is read."""
     config = getattr(native_configs, f"{role}_config")(_opened(files), str(files[0]), shape, **known)
-    entries = getattr(native_names, f"{role}_entries")(config)
+    with native_configs.telling(str(files[0])):
+        entries = getattr(native_names, f"{role}_entries")(config)
     return _weights(role, config, entries, lambda: _opened(files), files, STAGES.get(role), clip)
 
 

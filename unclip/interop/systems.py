@@ -9,7 +9,7 @@ from unclip.errors import UnclipError
 from unclip.folder import FILE, SHIPPED, Box, boxed
 from unclip.interop.clips import open_clip_weights, transformers_weights
 from unclip.interop.diffusers_schedulers import CLIP_RANGE
-from unclip.interop.hub import KNOWN, fetched
+from unclip.interop.hub import KNOWN, fetched, without_configs
 from unclip.interop.released import INDEX, diffusers_box, native_box
 
 Arithmetic = Literal["own", "diffusers", "native"]
@@ -23,10 +23,11 @@ CLIP_CONFIG = "open_clip_config.json"
 PICTURES = {KNOWN["karlo"]: KNOWN["karlo-image-variations"]}  # where the image encoder lies that a system lacks
 
 
-def found(name: str | Path, arithmetic: Arithmetic = "own") -> Box:
+def found(name: str | Path, arithmetic: Arithmetic = "own", weights: bool = True) -> Box:
     """The system of that name or in that folder, released ones under some arithmetic; see `Arithmetic`.
 
-    "karlo", or another model's id on the hub, is downloaded unless it is in the hub's cache. Raises UnclipError.
+    "karlo", or another model's id on the hub, is downloaded unless it is in the hub's cache; without `weights` only its
+    configs, and then nothing of the box can be read. Raises UnclipError.
     """
     if str(name) in SHIPPED or (Path(name) / FILE).is_file():
         return _ours(boxed(name), arithmetic)
@@ -34,9 +35,11 @@ def found(name: str | Path, arithmetic: Arithmetic = "own") -> Box:
         raise UnclipError(
             f"{name}: no system there; expected a folder with {FILE}, {INDEX} or native Karlo's .ckpt files"
         )
-    folder = fetched(str(name))
+    folder = fetched(str(name), weights=weights)
+    if not weights and not _released(folder):
+        raise without_configs(str(name))
     lacking = None if Path(name).is_dir() else PICTURES.get(KNOWN.get(str(name), str(name)))
-    pictures = fetched(lacking, ["image_encoder"]) if lacking is not None else None
+    pictures = fetched(lacking, ["image_encoder"], weights) if lacking is not None else None
     box = diffusers_box(folder, pictures) if (folder / INDEX).is_file() else native_box(folder)
     return under(replace(box, config=replace(box.config, name=Path(str(name)).name)), arithmetic)
 

@@ -43,7 +43,7 @@ def read_merges(folder: Path) -> tuple[str, ...] | None:
     except (OSError, UnicodeDecodeError) as error:
         raise UnclipError(f"{file}: cannot be read ({error}); get the folder again") from None
     lines = tuple(line for line in text.splitlines() if line and not line.startswith("#version"))
-    odd = next((line for line in lines if len(line.split(" ")) != 2), None)
+    odd = next((line for line in lines if [bool(piece) for piece in line.split(" ")] != [True, True]), None)
     if odd is not None or not lines:
         raise UnclipError(f"{file}: damaged: {(odd or '')[:40]!r} is no pair of pieces; get the folder again")
     whole = sorted((ranks := Tokenizer().bpe.bpe_ranks), key=ranks.__getitem__)

@@ -6,7 +6,6 @@ from typing import Any
 
 from unclip.clip import TOWERS, ClipConfig
 from unclip.config import build, to_dict
-from unclip.errors import UnclipError
 from unclip.interop.jsons import Json, check, read, read_json, refuse
 from unclip.tokenizer import Tokenizer
 
@@ -33,16 +32,19 @@ VISION = {
 }
 REQUIRED = {"layer_norm_eps": 1e-5}
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}
+FILES = ("text_encoder/config.json", "image_encoder/config.json")
 LEGACY_END = 2  # an eos_token_id of old configs: take the state at the highest id, as open_clip always does
 
 
-def clip_config(text: Json, vision: Json | None = None, merges: tuple[str, ...] | None = None) -> ClipConfig:
+def clip_config(
+    text: Json, vision: Json | None = None, merges: tuple[str, ...] | None = None, files: tuple[str, str] = FILES
+) -> ClipConfig:
     """The CLIP that the configs of a text tower and, if there is one, a vision tower describe; not normalising.
 
-    `merges` are its tokenizer's, where they are not all of CLIP's.
+    `merges` are its tokenizer's, where they are not all of CLIP's; `files` are the configs' names, for messages.
     Keys that do not shape the towers (those of every transformers config) are ignored. Raises UnclipError.
     """
-    where, other = "text_encoder/config.json", "image_encoder/config.json"
+    where, other = files
     t = _read(text, where, TEXT, "clip_text_model")
     vocabulary = Tokenizer(merges).vocabulary
     check(where, {"vocab_size": vocabulary}, t)
@@ -64,20 +66,24 @@ def clip_config_of(json: Json, merges: tuple[str, ...] | None, folder: Path) -> 
     """The CLIP, normalising as ours do, that the one config of a CLIPModel describes. Raises UnclipError."""
     where = str(folder / "config.json")
     check(where, {"model_type": "clip"}, {"model_type": None, **json})
-    dimension = {"projection_dim": json.get("projection_dim", 512)}
-    towers = {}
-    for name, kind in (("text", "clip_text_model"), ("vision", "clip_vision_model")):
-        # old files tell a tower's values in the second of these, new ones in the first
-        told = {**(json.get(f"{name}_config") or {}), **(json.get(f"{name}_config_dict") or {})}
-        towers[name] = {**told, "model_type": kind, **dimension}
-    try:
-        made = clip_config(towers["text"], towers["vision"], merges)
-    except UnclipError as error:
-        raise UnclipError(f"{where}: {error}") from None
+    text, vision = (_told(json, name, where) for name in ("text", "vision"))
+    made = clip_config(text, vision, merges, (f"{where}: text_config", f"{where}: vision_config"))
     seen = folder / "preprocessor_config.json"
     image = read_json(seen) if seen.is_file() else {}
     told = {ours: image[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in image}
-    return build(ClipConfig, to_dict(made) | told | {"normalize": True}, str(folder))
+    return build(ClipConfig, to_dict(made) | told | {"normalize": True}, str(seen if told else folder))
+
+
+def _told(json: Json, name: str, where: str) -> dict[str, Any]:
+    """What the config of a CLIPModel says of a tower."""
+    told: dict[str, Any] = {}
+    # old files tell a tower's values in the second of these, new ones in the first
+    for key in (f"{name}_config", f"{name}_config_dict"):
+        value = json.get(key) or {}
+        if not isinstance(value, dict):
+            refuse(where, key, value, "an object")
+        told |= value
+    return told | {"model_type": f"clip_{name}_model", "projection_dim": json.get("projection_dim", 512)}
 
 
 def clip_json(config: ClipConfig) -> tuple[dict[str, Any], dict[str, Any] | None]:

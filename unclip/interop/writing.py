@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 
-from unclip.checkpoint import read_header, save
+from unclip.checkpoint import Weights, read_header, save, weights
 from unclip.config import to_dict
 from unclip.errors import UnclipError
 from unclip.folder import FILE, Box
@@ -74,20 +74,24 @@ def _beside(folder: Path) -> Iterator[Path]:
 def _ours(box: Box, folder: Path, dtype: torch.dtype | None) -> None:
     clip = folder / "clip.safetensors"
     save(clip, box.clip.read(), box.clip.header, dtype)
+    # of a half-precision copy it is another: what names the old one must name this
     parents = {"clip": read_header(clip).fingerprint}
+
+    def write(name: str, net: Weights, dtype: torch.dtype | None) -> None:
+        mine = net.header.parents.get("clip") == box.clip.header.fingerprint
+        save(folder / name, net.read(), replace(net.header, parents=parents if mine else net.header.parents), dtype)
+
     upsamplers = [f"upsampler-{one.header.model['size']}.safetensors" for one in box.upsamplers]
     names = ("prior.safetensors", "decoder.safetensors", *upsamplers)
-    for name, weights in zip(names, (box.prior, box.decoder, *box.upsamplers), strict=True):
-        if weights is not None:
-            mine = weights.header.parents.get("clip") == box.clip.header.fingerprint
-            kept = parents if mine else weights.header.parents
-            save(folder / name, weights.read(), replace(weights.header, parents=kept), dtype)
+    for name, net in zip(names, (box.prior, box.decoder, *box.upsamplers), strict=True):
+        if net is not None:
+            write(name, net, dtype)
     if box.decoder is None:
         return  # no system, but parts of one
     told = to_dict(box.config) | {"clip": clip.name, "decoder": names[1], "upsamplers": upsamplers}
     told |= {"prior": names[0] if box.prior is not None else "", "pca": PCA if box.pca is not None else None}
     if box.pca is not None:
-        shutil.copyfile(box.pca, folder / PCA)
+        write(PCA, weights(box.pca), None)
     text = "".join(f"{key} = {_toml(value)}\n" for key, value in told.items() if value is not None)
     (folder / FILE).write_text(text, encoding="utf-8")
 

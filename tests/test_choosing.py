@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from unclip.choosing import Wanted, agreement, picked
-from unclip.clip import Clip
+from unclip.choosing import agreement, picked
+from unclip.clip import Clip, Text
+from unclip.conditioning import Prompts
 from unclip.drawing import Picture
 from unclip.errors import UnclipWarning
 from unclip.images import to_tensor
@@ -35,14 +36,16 @@ class Brightness(Clip):
         return torch.stack([half.mean(dim=(1, 2, 3)) for half in images.chunk(2, dim=-1)], dim=1)
 
 
-def test_agreement_sums_the_cosines_of_the_rows_that_each_speaks_for():
-    left, right = torch.full((1, 3, 4, 4), 0.0), torch.full((1, 3, 4, 4), 0.0)
+def test_agreement_adds_the_cosines_of_image_and_text_where_there_is_one():
+    left, right = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
     left[..., :2], right[..., 2:] = 1, 1
     both = torch.cat([left, right])
     first, second = torch.tensor([[1.0, 0.0]]).expand(2, 2), torch.tensor([[0.0, 3.0]]).expand(2, 2)
-    likes = [Wanted(first, torch.tensor([True, True])), Wanted(second, torch.tensor([True, False]))]
-    assert agreement(Brightness(), both, likes).tolist() == [1.0, 0.0]
-    assert agreement(Brightness(), both, likes[1:]).tolist() == [0.0, 0.0]
+    prompts = Prompts(["", "a cube"], Text(second, None, None))
+    assert agreement(Brightness(), both, prompts, first).tolist() == [1.0, 1.0]
+    assert agreement(Brightness(), both, prompts, first, keep_text=False).tolist() == [1.0, 0.0]
+    assert agreement(Brightness(), both, prompts, first, keep_image=False).tolist() == [0.0, 1.0]
+    assert agreement(Brightness(), both, prompts, first, False, False).tolist() == [0.0, 0.0]
     assert torch.equal(picked([left, right], torch.tensor([1])), right)
 
 

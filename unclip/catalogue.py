@@ -58,12 +58,12 @@ def check_sources(name: str, sources: Sequence[Source]) -> None:
         )
 
 
-def check_components(one: Manipulation, pca: Pca | None) -> None:
+def check_components(made: Sequence[Manipulation], pca: Pca | None) -> None:
     """Raises UnclipError for principal components that the system does not have."""
-    if isinstance(one, Reconstruction) and one.components is not None:
+    for count in [one.components for one in made if isinstance(one, Reconstruction) and one.components is not None]:
         if pca is None:
             raise UnclipError("this system has no PCA; name one in system.toml (pca = …), as tools.embed writes it")
-        pca.check(one.components)
+        pca.check(count)
 
 
 def draws(one: Manipulation, sources: Sequence[Source]) -> list[Source | None]:

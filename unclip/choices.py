@@ -22,9 +22,8 @@ def sizes(parts: Parts) -> tuple[int, ...]:
     return (parts.decoder.net.config.size, *(stage.net.config.size for stage in parts.upsamplers))
 
 
-def resolved(parts: Parts, settings: Settings, best_of: int) -> Settings:
-    """The settings with the system's own values (`best_of` among them) where the user left them open, so that a recipe
-    is complete.
+def resolved(parts: Parts, settings: Settings) -> Settings:
+    """The settings with the system's own values where the user left them open, so that a recipe is complete.
 
     `upsampler_steps` stays open, since each upsampler has its own; a recipe's `sampling` tells them.
     """
@@ -45,7 +44,7 @@ def resolved(parts: Parts, settings: Settings, best_of: int) -> Settings:
         sampler=how.sampler,
         eta=how.eta,
         threshold=how.threshold,
-        best_of=settings.best_of or best_of,
+        best_of=settings.best_of or parts.best_of,
     )
 
 
@@ -70,14 +69,13 @@ def plan(
     prompted = any(None in draws(one, given) for one, _ in made)
     texts = {(id(source), seed) for one, seed in made for source in draws(one, given) if source is not None}
     away = bool(settings.negative) and settings.guidance != 1
-    tries = settings.best_of or 1
-    drawn = len(batches) * (prompted + away) * tries + len(texts)
+    drawn = len(batches) * (prompted + away) * parts.best_of + len(texts)
     rounds = made[0][0].rounds if isinstance(made[0][0], Inpainting) else 1
     how = parts.decoder.sampling
     times = parts.decoder.process.schedule.times(how.steps, how.spacing)
     steps = {INVERSION: len(inverted) * sum(t > 1 for t in times)}
     steps |= {name: drawn * number for name, number in parts.prior.steps.items()}
-    steps[parts.decoder.name] = len(batches) * _taken(parts.decoder, rounds) * tries
+    steps[parts.decoder.name] = len(batches) * _taken(parts.decoder, rounds) * parts.best_of
     for stage in parts.upsamplers:
         chunks = sum(-(-size // chunk_size(batch, stage)) for size in batches)
         steps[stage.name] = chunks * _taken(stage, rounds)

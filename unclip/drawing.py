@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from unclip.choosing import agreement, picked, wanted
+from unclip.choosing import agreement, picked
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.diffusion.inpainting import Known
@@ -98,6 +98,8 @@ class Parts(Protocol):
     def decoder(self) -> Stage[Decoder]: ...
     @property
     def upsamplers(self) -> tuple[Stage[Upsampler], ...]: ...
+    @property
+    def best_of(self) -> int: ...
     def seeded(self, seed: int) -> Seed: ...
 
 
@@ -118,16 +120,16 @@ def drawn(
     size: int,
     recipe: Callable[[Start], dict[str, Any]],
     negative: str = "",
-    best_of: int = 1,
     on_step: OnStep = silent,
 ) -> Iterator[Picture]:
     """Pictures of the starts, `size` at once, each as soon as its batch is finished.
 
-    Of the small pictures of `best_of` seeds, each made anew from its prompt on, only the best is enlarged.
+    Of the small pictures of `parts.best_of` seeds, each made anew from its embedding on, only the best is enlarged.
     """
     while batch := list(islice(starts, size)):
-        tries = [_small(parts, batch, k, negative, on_step) for k in range(best_of)]
-        small = tries[0] if best_of == 1 else _best(parts.clip, tries)
+        prompts = read(parts.clip, [start.prompt for start in batch])
+        tries = [_small(parts, batch, prompts, k, negative, on_step) for k in range(parts.best_of)]
+        small = tries[0] if len(tries) == 1 else _best(parts.clip, prompts, tries)
         x = small.x
         for stage in parts.upsamplers:
             known = _known(batch, stage.net.config.size)
@@ -141,30 +143,28 @@ class Small:
     """The decoder's pictures of some starts, what they were drawn from, and the seeds that draw on."""
 
     x: Float[Tensor, "b 3 h w"]
-    prompts: Prompts
     image_emb: Float[Tensor, "b d"]
     seeds: Sequence[Seed]
 
 
-def _small(parts: Parts, starts: Sequence[Start], k: int, negative: str, on_step: OnStep) -> Small:
+def _small(parts: Parts, starts: Sequence[Start], prompts: Prompts, k: int, negative: str, on_step: OnStep) -> Small:
     """The decoder's k-th pictures of the starts: those that they have with other seeds, but for the first."""
     seeds = [parts.seeded(redrawn(start.seed, k)) for start in starts]
-    prompts = read(parts.clip, [start.prompt for start in starts])
     emb = embeddings(parts, prompts, starts, seeds, on_step)
     uncond = unconditional(parts, prompts, emb, seeds, negative, on_step)
     noise = beginning_with(noise_of(parts.decoder, seeds), [start.x_T for start in starts])
     known = _known(starts, parts.decoder.net.config.size)
     cond = decoder_cond(parts.decoder.net, parts.clip, prompts, emb)
-    return Small(finish(parts.decoder, parts.decoder.run(cond, noise, uncond, known), on_step), prompts, emb, seeds)
+    return Small(finish(parts.decoder, parts.decoder.run(cond, noise, uncond, known), on_step), emb, seeds)
 
 
-def _best(clip: Clip, tries: Sequence[Small]) -> Small:
+def _best(clip: Clip, prompts: Prompts, tries: Sequence[Small]) -> Small:
     """Row by row, the try whose picture CLIP finds most like its text and its embedding; the first of equals."""
-    scores = [agreement(clip, one.x, wanted(one.prompts, one.image_emb)) for one in tries]
+    scores = [agreement(clip, one.x, prompts, one.image_emb) for one in tries]
     which = torch.stack(scores).argmax(dim=0)
     seeds = [tries[int(k)].seeds[row] for row, k in enumerate(which)]
     x, emb = (picked([getattr(one, name) for one in tries], which) for name in ("x", "image_emb"))
-    return Small(x, tries[0].prompts, emb, seeds)
+    return Small(x, emb, seeds)
 
 
 def embeddings(

@@ -99,7 +99,7 @@ class Interpolation:
         a, b = sources
         emb = slerp(bench.image_emb(a, seed), bench.image_emb(b, seed).to(bench.image_emb(a, seed)), self.share)
         if self.noise == "fixed":
-            return Start(self.prompt, seed, emb, bench.noise(seed))
+            return Start(self.prompt, seed, emb)
         own = [bench.latent(one, self.prompt) for one in (a, b) if one.invertible]
         told = {self.prompt or one.prompt for one in own} or {self.prompt}
         if len(told) > 1:

@@ -100,9 +100,8 @@ class UnCLIP:
         """
         strength = (1.0 if eta is None else 0.0) if strength is None else strength
         options = {"strength": strength, "prompt": prompt}
-        noise: dict[str, Any] = {} if eta is None else {"eta": eta}
         jobs = [(options, seed) for seed in numbers(n, seeds)]
-        return self.manipulate("vary", [invertible(image)], jobs, **drawing, **noise)
+        return self.manipulate("vary", [invertible(image)], jobs, **drawing, eta=eta)
 
     def interpolate(
         self,
@@ -160,8 +159,8 @@ class UnCLIP:
         self, image: Given, components: Sequence[int] | None = None, prompt: str = "", seed: int = 0, **drawing: Any
     ) -> Pictures:
         """The picture from its own latent pair; or one picture per number of kept principal components (Fig. 7)."""
-        kept = [{}] if components is None else [{"components": count} for count in components]
-        jobs = [(one | {"prompt": prompt}, seed) for one in kept]
+        kept = [None] if components is None else components
+        jobs = [({"components": count, "prompt": prompt}, seed) for count in kept]
         return self.manipulate("reconstruct", [invertible(image)], jobs, **drawing)
 
     def inpaint(
@@ -206,8 +205,7 @@ class UnCLIP:
         requests.check_work(len(jobs), batch)
         check_sources(name, given)
         made = [(build(MANIPULATIONS[name], options, name), seed) for options, seed in jobs]
-        for one, _ in made:
-            check_components(one, self.pca)
+        check_components([one for one, _ in made], self.pca)
         chosen = self.resolve(build(Settings, asked(made[0][0], given, settings), name))
         warn_of_strangers(self.config, [text for one, _ in made for text in texts(one, given)])
         system = self.at(chosen)
@@ -216,9 +214,13 @@ class UnCLIP:
             dataclasses.replace(one.start(bench, given, seed), about={"options": to_dict(one), "sources": told})
             for one, seed in made
         )
-        recipe, best_of = partial(system._recipe, name, chosen), chosen.best_of or 1
-        pictures = drawn(system, starts, batch, recipe, chosen.negative, best_of, on_step)
+        pictures = drawn(system, starts, batch, partial(system._recipe, name, chosen), chosen.negative, on_step)
         return Pictures(pictures, choices.plan(system, chosen, made, given, batch))
+
+    @property
+    def best_of(self) -> int:
+        """How many small pictures are drawn for one."""
+        return self.config.best_of
 
     def seeded(self, seed: int) -> Seed:
         """What a picture's noise is drawn from."""
@@ -226,11 +228,12 @@ class UnCLIP:
 
     def resolve(self, settings: Settings) -> Settings:
         """The settings with the system's own values where the user left them open."""
-        return choices.resolved(self, settings, self.config.best_of)
+        return choices.resolved(self, settings)
 
     def at(self, settings: Settings) -> "UnCLIP":
         """This system with its stages' sampling, and as many upsamplers, as the settings ask for."""
-        return dataclasses.replace(self, **choices.chosen(self, settings))
+        config = dataclasses.replace(self.config, best_of=settings.best_of or self.best_of)
+        return dataclasses.replace(self, config=config, **choices.chosen(self, settings))
 
     def _bench(self, on_step: OnStep) -> Bench:
         weights = {role: mark for role, mark in self.identity.get("weights", {}).items() if role in ("clip", "decoder")}
@@ -243,6 +246,5 @@ class UnCLIP:
 
     def _recipe(self, name: str, chosen: Settings, start: Start) -> dict[str, Any]:
         told = {"command": name, "prompt": start.prompt, "seed": start.seed, **start.about, "settings": to_dict(chosen)}
-        maker = made_by(self.decoder.device, self.decoder.dtype)
-        told |= {"sampling": self._sampling, "noise": self.config.noise}
-        return told | {"system": self.identity, "made_by": maker}
+        told |= {"sampling": self._sampling, "noise": self.config.noise, "system": self.identity}
+        return told | {"made_by": made_by(self.decoder.device, self.decoder.dtype)}

@@ -127,6 +127,12 @@ def test_what_native_files_cannot_say_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("arithmetic", ["own", "diffusers", "native"])
+def test_how_a_system_is_drawn_with_does_not_matter_to_its_files(karlo: Path, tmp_path: Path, arithmetic: Any) -> None:
+    native(found(karlo, arithmetic), tmp_path / "native")
+    assert same(native_box(tmp_path / "native", SHAPE), diffusers_box(karlo))
+
+
 def test_heads_of_another_width_are_refused(karlo: Path, tmp_path: Path) -> None:
     """No tensor of a native file tells them: whoever read it would take 64 channels for a head."""
     with pytest.raises(UnclipError, match="heads = 4; expected"):

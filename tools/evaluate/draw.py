@@ -11,7 +11,7 @@ from torch import Tensor
 from tools.evaluate.prompts import Prompt
 from tools.world import render, sample
 from tools.world.scene import Scene
-from unclip.choosing import agreement, picked, wanted
+from unclip.choosing import agreement, picked
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.noise import redrawn, stream
@@ -61,21 +61,13 @@ def embeddings(clip: Clip, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n
 
 
 def pictures(
-    system: UnCLIP,
-    mode: Mode,
-    prompts: Sequence[Prompt],
-    progress: Callable[[int], None] = lambda n: None,
-    best_of: int | None = None,
+    system: UnCLIP, mode: Mode, prompts: Sequence[Prompt], progress: Callable[[int], None] = lambda n: None
 ) -> Float[Tensor, "n 3 64 64"]:
-    """Small pictures of the prompts under one of the DRAWN modes; picture k has seed k.
-
-    Each is the best of `best_of` (default: as many as the system draws).
-    """
-    count = best_of or system.config.best_of
+    """Small pictures of the prompts under one of the DRAWN modes; picture k has seed k, and is the system's best of several."""
     drawn = []
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
-        found, scores = tries(system, mode, part, range(start, start + len(part)), count)
+        found, scores = tries(system, mode, part, range(start, start + len(part)), system.best_of)
         drawn.append(picked(list(found), scores.argmax(dim=0)))
         progress(len(part))
     return torch.cat(drawn)
@@ -98,8 +90,7 @@ def tries(
         others = [redrawn(seed, k) for seed in seeds]
         emb = _embedding(system, mode, part, told, others)
         found.append(decoded(system, told, emb, others, keep_image, keep_text))
-        likes = [like for like, told_it in zip(wanted(told, emb), (keep_image, keep_text), strict=True) if told_it]
-        scores.append(agreement(system.clip, found[-1], likes) if likes else torch.zeros(len(seeds)))
+        scores.append(agreement(system.clip, found[-1], told, emb, keep_image, keep_text))
     return torch.stack(found).cpu(), torch.stack(scores).cpu()
 
 

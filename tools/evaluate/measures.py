@@ -18,6 +18,7 @@ from unclip.checkpoint import read_header
 from unclip.config import build, load
 from unclip.folder import FILE, SystemConfig
 from unclip.images import to_tensor
+from unclip.settings import Settings
 from unclip.system import UnCLIP
 from unclip.upsampling import upsample
 
@@ -64,7 +65,7 @@ def baselines(work: Work, count: int, training: int) -> None:
 
     One picture for each, so that nets are compared and not choices.
     """
-    told, size = work.iid[:count], work.system.sizes[0]
+    told, size, single = work.iid[:count], work.system.sizes[0], work.system.at(Settings(best_of=1))
     bank = draw.bank(work.system.clip, training, size)
     real = judged(work.reader, draw.renders([prompt.scene for prompt in told], size), told)
     sets: dict[draw.Mode, Drawn] = {"real": real}
@@ -72,7 +73,7 @@ def baselines(work: Work, count: int, training: int) -> None:
     nearest = (text @ bank.emb.T).argmax(dim=1)
     sets["retrieval"] = judged(work.reader, bank.images[nearest], told)
     for mode in draw.DRAWN:
-        images = draw.pictures(work.system, mode, told, work.progress(draw.TITLES[mode], len(told)), best_of=1)
+        images = draw.pictures(single, mode, told, work.progress(draw.TITLES[mode], len(told)))
         sets[mode] = judged(work.reader, images, told)
         report.sheet(work.out / f"{mode.replace(' ', '-')}.png", sets[mode], told)
     tags = ("one object", "two objects", "binding", "relation", "count", "floor", "style", "caption")
@@ -138,7 +139,7 @@ def enlargement(work: Work, count: int) -> None:
         report.pictures(work.out / f"{stage.name}.png", torch.cat(rows), columns=6)
     if work.system.upsamplers:
         told = work.iid[:number]
-        small = draw.pictures(work.system, "unclip", told, best_of=1)
+        small = draw.pictures(work.system.at(Settings(best_of=1)), "unclip", told)
         large = upsample(work.system.upsamplers[0], small, range(number), 10)
         columns = {
             name: {tag: one.right for tag, one in judged(work.reader, images, told).aligned.items()}
@@ -162,5 +163,5 @@ def settings(work: Work, count: int) -> None:
     top = sweep.best(points)
     work.say("sweep", {"points": points, "best": top}, report.sweep(points, top))
     chosen = sweep.best_of(work.system, work.reader, told, work.progress("best of several", len(told)))
-    title = f"The whole system, if CLIP keeps the best of N pictures; it draws {work.system.config.best_of}"
+    title = f"The whole system, if CLIP keeps the best of N pictures; it draws {work.system.best_of}"
     work.say("best of several", chosen, report.numbers(title, chosen))

@@ -160,7 +160,11 @@ def kind(path: Path) -> str:
             return "script" if "constants.pkl" in names else "pickle" if "data.pkl" in names and stored else "zip"
     except OSError as error:
         raise UnclipError(f"{path}: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        NotImplementedError,
+    ):  # the last is zipfile's word for a newer zip's version
         return "zip"
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:  # the format's bound
         return "safetensors"

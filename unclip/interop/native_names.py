@@ -18,6 +18,8 @@ from unclip.nn.resblock import AttentionBlock, ResBlock
 
 CLIP_IGNORED = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's archives hold beside the weights."""
+STATS = ("clip_mean", "clip_std")
+"""The two tensors of the stats file, which are part of the prior."""
 KERNEL = "i 1 <-> i"
 """Columns of a convolution over one position, a linear layer in other words."""
 
@@ -32,8 +34,8 @@ def prior_entries(config: PriorConfig) -> tuple[Entry, ...]:
     entries = [
         rearranged("positions", "model.positional_embedding", "1 n w <-> n w"),
         rearranged("query", "model.prd_emb", "1 1 w <-> w"),
-        copied("shift", "clip_mean"),
-        copied("std", "clip_std"),
+        copied("shift", STATS[0]),
+        copied("std", STATS[1]),
         *layer("time.mlp.0", "model.time_embed.0"),
         *layer("time.mlp.2", "model.time_embed.2"),
         *layer("text", "model.text_enc_proj"),

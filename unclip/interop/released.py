@@ -76,9 +76,9 @@ def _native(role: str, files: Sequence[Path], shape: NativeShape, clip: Weights 
 
 def _opened(files: Sequence[Path]) -> Mapping[str, Tensor]:
     tensors = open_openai(files[0]) if files[0].name == NATIVE_CLIP[0] else open_tensors(files[0])
-    return (
-        {**tensors, **dict(zip(("clip_mean", "clip_std"), open_stats(files[1]), strict=True))} if files[1:] else tensors
-    )
+    if not files[1:]:
+        return tensors  # read one at a time, if the file allows it
+    return {**tensors, **dict(zip(native_names.STATS, open_stats(files[1]), strict=True))}
 
 
 def _clip(folder: Path, pictures: Path | None) -> Weights:

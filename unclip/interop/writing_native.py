@@ -25,11 +25,8 @@ FILES = {
     "decoder": "decoder-ckpt-step=01000000-of-01000000.ckpt",
     "upsampler": "improved-sr-ckpt-step=1.2M.ckpt",
 }
-STATS = ("clip_mean", "clip_std")
-ELSEWHERE = (
-    "merges",
-    "padding_text",
-)  # of CLIP's config: the tokenizer's own file, and the arithmetic of whoever draws
+# of CLIP's config: the tokenizer's own file, and the arithmetic of whoever draws
+ELSEWHERE = ("merges", "padding_text", "fit")
 
 
 def write_native(box: Box, folder: Path, dtype: torch.dtype | None, shape: NativeShape = KARLO) -> None:
@@ -47,7 +44,7 @@ def write_native(box: Box, folder: Path, dtype: torch.dtype | None, shape: Nativ
         role = net.header.net
         tensors = given(getattr(native_names, f"{role}_entries")(net_config(net)), net.read())
         if role == "prior":
-            torch.save(tuple(tensors.pop(name).float() for name in STATS), folder / "ViT-L-14_stats.th")
+            torch.save(tuple(tensors.pop(name).float() for name in native_names.STATS), folder / "ViT-L-14_stats.th")
         if role == "clip":
             save_file(cast_tensors(tensors, dtype), str(folder / FILES[role]))
         else:

@@ -15,7 +15,7 @@ from stages.state import begin
 from unclip.clip import Clip
 from unclip.conditioning import decoder_cond
 from unclip.config import NonNegativeFloat, PositiveFloat, Share, build, config, to_dict
-from unclip.diffusion.losses import hybrid, simple
+from unclip.diffusion.losses import hybrid, random_times, simple
 from unclip.diffusion.process import Process, ProcessConfig
 from unclip.errors import UnclipError
 from unclip.images import grid, square, to_pil
@@ -33,12 +33,14 @@ class ObjectiveConfig:
     """Shares of samples trained without the image embedding and, independently, without text (arXiv 2204.06125, 2.1).
 
     `min_snr`: gamma of min-SNR weights. `vlb`: weight of the variational bound where the variance is learned.
+    `shift`: above 1 draws more of the noisy times (`random_times`), and the loss is the mean over those drawn.
     """
 
     image_drop: Share = 0.1
     text_drop: Share = 0.5
     min_snr: PositiveFloat | None = None
     vlb: NonNegativeFloat = 0.001
+    shift: PositiveFloat = 1.0
 
 
 @config
@@ -75,7 +77,7 @@ class Objective:
         assert batch.images is not None
         how, count, device = self.settings.objective, len(batch.images), batch.images.device
         x0 = square(batch.images, self.settings.model.size)
-        t = torch.randint(1, self.process.schedule.timesteps + 1, (count,), generator=rng)
+        t = random_times(count, self.process.schedule.timesteps, rng, how.shift)
         eps = torch.randn(x0.shape, generator=rng).to(device)
         keep_image = torch.rand(count, generator=rng).to(device) >= how.image_drop
         keep_text = torch.rand(count, generator=rng).to(device) >= how.text_drop

@@ -56,6 +56,8 @@ class Shelf:
         cast = dict.fromkeys(found, lambda name: found[name].to(kept[name]))  # each as it is read
         load_strictly(net, Lazy(cast), weights.where)
         net.to(self.device)
+        if self.device.type == "cpu":  # where convolutions with channels innermost were measured: a tenth to a fifth faster
+            net.to(memory_format=torch.channels_last)
         net.requires_grad_(False)
 
 

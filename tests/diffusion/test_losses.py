@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unclip.diffusion.losses import hybrid, simple, variance_bound, vlb_prior, vlb_term
+from unclip.diffusion.losses import hybrid, random_times, simple, variance_bound, vlb_prior, vlb_term
 from unclip.diffusion.process import Process, ProcessConfig
 
 FRACTION = 0.4
@@ -169,3 +169,16 @@ def test_losses_leave_their_inputs_alone_and_stay_in_single_precision(loss):
     double = loss(process, out.double(), x0.double(), eps.double(), t)
     assert double.dtype == torch.float64
     torch.testing.assert_close(result.double(), double, rtol=2e-4, atol=0)
+
+
+@pytest.mark.parametrize(("shift", "median"), [(1.0, 500), (3.0, 750), (0.5, 333)])
+def test_shifted_times_have_the_quantiles_of_the_shifted_law(shift, median):
+    times = random_times(40_000, 1000, torch.Generator().manual_seed(0), shift)
+    assert times.dtype == torch.int64 and times.min() >= 1 and times.max() <= 1000
+    assert times.double().median().item() == pytest.approx(median, abs=6)
+    late = 0.93 / (shift - (shift - 1) * 0.93)  # u whose time is 0.93 T
+    assert (times > 930).double().mean().item() == pytest.approx(1 - late, abs=0.006)
+
+
+def test_no_time_is_left_out():
+    assert len(random_times(20_000, 100, torch.Generator().manual_seed(0), 3.0).unique()) == 100

@@ -12,10 +12,11 @@ from unclip.checkpoint import read_header, read_tensors, save
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.folder import located
 from unclip.images import resize
+from unclip.models.prior import Prior, PriorConfig
 from unclip.system import UnCLIP
 from unclip.tokenizer import used_merges
 
-from .systems import write_clip, write_upsampler
+from .systems import CONTEXT, D, write_clip, write_stage, write_upsampler
 from .test_system import PROMPT, apart, draw
 
 
@@ -64,6 +65,13 @@ def test_a_clip_that_does_not_fit_is_refused_even_then(copy, changes, told):
     write_clip(copy / "clip.safetensors", **changes)
     add_line(copy, "allow_mixed_clip = true")
     refused(copy, told)
+
+
+def test_a_clip_that_gives_more_tokens_than_a_stage_reads_is_refused(copy, system):
+    path = copy / "prior.safetensors"
+    config = PriorConfig(image_emb=D, width=32, depth=2, heads=2, text="hidden", text_hidden=32, context=CONTEXT - 1)
+    write_stage(path, Prior(config), {"predicts": "x0"}, {"steps": 3}, {"clip": system.clip.fingerprint})
+    refused(copy, f"the prior reads at most {CONTEXT - 1} tokens, but this CLIP gives {CONTEXT}")
 
 
 def test_a_resaved_clip_is_the_same_clip(copy, system):

@@ -121,9 +121,17 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def stored(path: str | Path) -> Lazy:
-    """The tensors of a safetensors file as they are stored, each read when it is asked for."""
-    file = safe_open(str(path), framework="pt")
-    return Lazy(dict.fromkeys(file.keys(), file.get_tensor))
+    """The tensors of a safetensors file as they are stored, each read when it is asked for.
+
+    The file is open only then: whatever is cast or laid out anew leaves nothing of it in memory.
+    """
+
+    def read(name: str) -> Tensor:
+        with safe_open(str(path), framework="pt") as file:
+            return file.get_tensor(name)
+
+    with safe_open(str(path), framework="pt") as file:
+        return Lazy(dict.fromkeys(file.keys(), read))
 
 
 def hollow(weights: Weights, net_type: type[N]) -> N:

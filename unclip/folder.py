@@ -195,7 +195,7 @@ def _check(parts: Parts, folder: str) -> None:
 
 
 def _check_text(stage: Stage, clip: Clip, folder: str) -> None:
-    """That a stage can read this CLIP's token ids, or its hidden states."""
+    """That a stage can read this CLIP's token ids, or all of its hidden states."""
     made = stage.net.config
     reads = {"own": ("vocabulary", clip.tokenizer.vocabulary), "hidden": ("text_hidden", clip.config.text_width)}
     if made.text in reads:
@@ -203,3 +203,6 @@ def _check_text(stage: Stage, clip: Clip, folder: str) -> None:
         wanted = getattr(made, key)
         if wanted != given:
             raise UnclipError(f"{folder}: the {stage.name} was made for {key} = {wanted}, but this CLIP has {given}")
+    if made.text == "hidden" and made.context < clip.config.context:
+        most = f"reads at most {made.context} tokens, but this CLIP gives {clip.config.context}"
+        raise UnclipError(f"{folder}: the {stage.name} {most}: use the CLIP that it was trained with")

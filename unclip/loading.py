@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unclip.checkpoint import Lazy, Weights, hollow, load_strictly
 
@@ -53,12 +53,16 @@ class Shelf:
 
     def _fill(self, net: nn.Module, weights: Weights) -> None:
         found, kept = weights.read(), precisions(net, self.dtype)
-        cast = dict.fromkeys(found, lambda name: found[name].to(kept[name]))  # each as it is read
+        cast = dict.fromkeys(found, lambda name: self._laid(found[name].to(kept[name])))  # each as it is read
         load_strictly(net, Lazy(cast), weights.where)
         net.to(self.device)
-        if self.device.type == "cpu":  # where convolutions with channels innermost were measured: a tenth to a fifth faster
-            net.to(memory_format=torch.channels_last)
         net.requires_grad_(False)
+
+    def _laid(self, tensor: Tensor) -> Tensor:
+        """The tensor as its device is fastest with: on CPUs, channels innermost save convolutions a tenth to a fifth."""
+        if self.device.type != "cpu" or tensor.ndim != 4:
+            return tensor
+        return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def precisions(net: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from unclip.checkpoint import Lazy
+from unclip.checkpoint import Lazy, stored
 from unclip.errors import UnclipError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".th")
@@ -156,8 +155,8 @@ def kind(path: Path) -> str:
                 entries = archive.infolist()
             names = {name.rpartition("/")[2] for name in (entry.filename for entry in entries)}
             # torch maps a file into memory and reads where the entries lie, so they are what it stores: uncompressed
-            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-            return "script" if "constants.pkl" in names else "pickle" if "data.pkl" in names and stored else "zip"
+            whole = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            return "script" if "constants.pkl" in names else "pickle" if "data.pkl" in names and whole else "zip"
     except OSError as error:
         raise UnclipError(f"{path}: {error.strerror or error}") from None
     except (
@@ -199,13 +198,15 @@ def _refusing(path: Path) -> Iterator[None]:
 
 
 def _safetensors(path: Path) -> Mapping[str, Tensor]:
+    """As `stored` opens ours."""
+
     def read(name: str) -> Tensor:
         with _refusing(path):
-            return file.get_tensor(name)
+            return tensors[name]
 
     with _refusing(path):
-        file: Any = safe_open(str(path), framework="pt")
-        return Lazy(dict.fromkeys(file.keys(), read))
+        tensors = stored(path)
+        return Lazy(dict.fromkeys(tensors, read))
 
 
 def _unpickled(path: Path) -> Any:

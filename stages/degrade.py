@@ -26,13 +26,14 @@ from unclip.noise import augmented
 class DegradeConfig:
     """How the low-res image is corrupted (arXiv 2204.06125, section 2.1).
 
-    kind: "none"; "blur", Gaussian with `kernel` and `sigma` (a number, or the range of a uniform draw per sample) on
-    the share `probability` of the samples, as in arXiv 2106.15282; "bsr", the light variant of arXiv 2103.14006 that
-    LDM ships. noise_level: the highest level of noise-conditioning augmentation, 0 for none; see `add_noise`.
+    kind: "none"; "blur", Gaussian with `kernel` and `sigma` (a number, or the range of a uniform draw per sample);
+    "bsr", the light variant of arXiv 2103.14006 that LDM ships. probability: the share of the samples that suffer it;
+    None: half of them for blur, as in arXiv 2106.15282, all for bsr.
+    noise_level: the highest level of noise-conditioning augmentation, 0 for none; see `add_noise`.
     """
 
     kind: Literal["none", "blur", "bsr"] = "none"
-    probability: Share = 0.5
+    probability: Share | None = None
     sigma: PositiveFloat | tuple[PositiveFloat, PositiveFloat] = 0.6
     kernel: Positive = 3
     noise_level: Share = 0.0
@@ -42,6 +43,12 @@ class DegradeConfig:
             raise ValueError(f"kernel must be odd, not {self.kernel}")
         if isinstance(self.sigma, tuple) and self.sigma[0] > self.sigma[1]:
             raise ValueError(f"sigma must be a range from low to high, not {list(self.sigma)}")
+
+    @property
+    def share(self) -> float:
+        """The share of the samples that are corrupted."""
+        usual = {"none": 0.0, "blur": 0.5, "bsr": 1.0}[self.kind]
+        return usual if self.probability is None else self.probability
 
 
 def low_res(
@@ -59,11 +66,10 @@ def low_res(
     height, width = target.shape[-2:]
     if height % scale or width % scale:
         raise UnclipError(f"an image of {height} x {width} cannot be made {scale} times smaller; use sides it divides")
+    # the mean over scale x scale pixels, which needs no neighbour: a crop's low-res is the crop of the low-res
+    low = F.avg_pool2d(target, scale)
     if config.kind == "bsr":
-        low = torch.cat([bsr(image[None], scale, rng) for image in target])
-    else:
-        # the mean over scale x scale pixels, which needs no neighbour: a crop's low-res is the crop of the low-res
-        low = F.avg_pool2d(target, scale)
+        low = torch.cat([_maybe_bsr(*pair, scale, config, rng) for pair in zip(target, low, strict=True)])
     if config.kind == "blur":
         low = _maybe_blur(low, config, rng)
     if level is not None:
@@ -112,9 +118,13 @@ def gaussian_blur(
 
 def _maybe_blur(images: Tensor, config: DegradeConfig, rng: torch.Generator) -> Tensor:
     low, high = config.sigma if isinstance(config.sigma, tuple) else (config.sigma, config.sigma)
-    chosen = _uniform(rng, 0.0, 1.0, len(images)).to(images.device) < config.probability
+    chosen = _uniform(rng, 0.0, 1.0, len(images)).to(images.device) < config.share
     sigma = _uniform(rng, low, high, len(images)).to(images.device)
     return torch.where(chosen[:, None, None, None], gaussian_blur(images, sigma, config.kernel), images)
+
+
+def _maybe_bsr(image: Tensor, clean: Tensor, scale: int, config: DegradeConfig, rng: torch.Generator) -> Tensor:
+    return bsr(image[None], scale, rng) if _chance(rng, config.share) else clean[None]
 
 
 def bsr(image: Float[Tensor, "1 3 h w"], scale: int, rng: torch.Generator) -> Float[Tensor, "1 3 h2 w2"]:

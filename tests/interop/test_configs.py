@@ -191,6 +191,7 @@ def test_what_our_nets_cannot_do_is_refused(read, change, message):
         (lambda: prior_json(replace(PRIOR, null="learned")), "prior: null = 'learned'; expected 'empty'"),
         (lambda: prior_json(replace(PRIOR, text_scale=2.0)), "prior: text_scale = 2.0; expected 1.0"),
         (lambda: decoder_json(replace(DECODER, image_scale=None)), "decoder: image_scale = None; expected 1.0"),
+        (lambda: decoder_json(replace(DECODER, draft=8)), "decoder: draft = 8; expected None"),
         (
             lambda: decoder_json(replace(DECODER, unet=replace(DECODER.unet, groups=None))),
             "decoder: unet: groups = None; expected a number",

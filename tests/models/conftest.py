@@ -71,9 +71,9 @@ def prior_cond() -> PriorCond:
 def decoder(request) -> Decoder:
     size = {"own": {"vocabulary": 50, "text_depth": 2, "text_heads": 2}, "hidden": {"text_hidden": 10}, "none": {}}
     unet = UNetConfig(channels=16, multipliers=(1, 2), depth=1, attention=(1,), head_channels=8, patch=2)
-    pooled = request.param == "hidden"
+    extras = {"pooled_text": request.param == "hidden", "draft": 8 if request.param == "hidden" else None}
     config = DecoderConfig(
-        unet=unet, image_emb=D, text=request.param, text_width=16, context=L, pooled_text=pooled, **size[request.param]
+        unet=unet, image_emb=D, text=request.param, text_width=16, context=L, **extras, **size[request.param]
     )
     torch.manual_seed(0)
     return shaken(Decoder(config))

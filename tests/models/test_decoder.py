@@ -9,7 +9,7 @@ from unclip.errors import UnclipError
 from unclip.models.decoder import Decoder, DecoderCond, DecoderConfig
 from unclip.models.unet import UNetConfig
 
-from .conftest import B, D, draw, same_but_padding, text, trimmed
+from .conftest import B, D, draw, same_but_padding, shaken, text, trimmed
 
 T = torch.tensor([1000, 400, 3])
 IMAGE, TEXT = torch.tensor([True, False, False]), torch.tensor([False, True, False])
@@ -68,6 +68,24 @@ def test_image_tokens_and_added_embedding_both_carry_the_image(decoder, decoder_
         assert not close(decoder(x, T, decoder_cond), out, 1e-3)
         part.weight.copy_(weight)
     assert decoder.prepare(decoder_cond).context[0][0].shape[2] == 4 + (6 if decoder.text is not None else 0)
+
+
+@torch.no_grad()
+def test_a_trained_net_can_be_given_a_draft(decoder_cond, x):
+    """At first it changes nothing; then it says where what is."""
+    unet = UNetConfig(channels=16, multipliers=(1, 2), depth=1, attention=(1,), head_channels=16, patch=2)
+    config = DecoderConfig(unet=unet, image_emb=D, text="none", text_width=8)
+    old, new = shaken(Decoder(config)), Decoder(dataclasses.replace(config, draft=8))
+    fresh, _ = new.load_state_dict(old.state_dict(), strict=False)
+    assert {name.split(".")[0] for name in fresh} == {"draft", "unet"}
+    assert torch.equal(new(x, T, decoder_cond), old(x, T, decoder_cond))
+    assert new.unet.hint_bypass is not None
+    new.unet.hint_bypass.bias.fill_(1.0)  # all output channels see the sum of the draft's
+    apart = new(x, T, decoder_cond) - old(x, T, decoder_cond)
+    draft = new.prepare(decoder_cond).draft
+    assert draft is not None
+    small = torch.nn.functional.interpolate(draft.sum(dim=1, keepdim=True), (8, 8), mode="bilinear")
+    assert close(apart, small.expand_as(apart), 1e-4)
 
 
 @torch.no_grad()

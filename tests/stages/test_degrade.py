@@ -59,6 +59,13 @@ def test_bsr_differs_per_sample_keeps_the_picture_and_stays_in_range(scale: int)
     assert inner.mean().abs() < 0.01
 
 
+def test_bsr_can_leave_a_share_of_the_samples_clean() -> None:
+    x = images(64, 16)
+    clean, _ = low_res(x, 2, DegradeConfig(), generator())
+    low, _ = low_res(x, 2, DegradeConfig(kind="bsr", probability=0.3), generator())
+    assert 10 <= (low != clean).flatten(1).any(1).sum() <= 30
+
+
 @pytest.mark.parametrize("kind", ["none", "blur", "bsr"])
 def test_the_generator_decides_everything_and_the_target_is_left_alone(kind: str) -> None:
     x = images(4, 16)

@@ -1,5 +1,6 @@
 """What the upsamplers add to bicubic enlargement, measured against true renders."""
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,12 +38,12 @@ class Enlarged:
 def measure(
     stage: Stage[Upsampler], count: int, degrade: DegradeConfig
 ) -> tuple[dict[str, dict[str, Estimate]], Enlarged]:
-    """PSNR (dB) and edge error, "drawn" and "bicubic", by kind of input: corrupted as in training, and clean.
+    """PSNR (dB) and edge error, "drawn" and "bicubic", by kind of input: all corrupted as some are in training, and clean.
 
     The second value holds the corrupted pictures, to look at.
     """
     truth = squares(stage.net.config.size, count)
-    kinds = {"degraded": degrade, "clean": DegradeConfig()}
+    kinds = {"degraded": dataclasses.replace(degrade, probability=1.0), "clean": DegradeConfig()}
     made = {kind: enlarge(stage, truth, how) for kind, how in kinds.items()}
     return {kind: _compared(pictures) for kind, pictures in made.items()}, made["degraded"]
 

@@ -150,7 +150,7 @@ def decoder_config(decoder: Json, text_proj: Json, context: int = 77) -> Decoder
 def decoder_json(config: DecoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configs of the UNet2DConditionModel and the UnCLIPTextProjModel of a decoder. Raises UnclipError."""
     fixed = {"text": "hidden", "text_hidden": config.image_emb, "image_scale": 1.0}
-    _match("decoder", config, **fixed, pooled_text=True, null_text="empty")
+    _match("decoder", config, **fixed, pooled_text=True, null_text="empty", draft=None)
     values = _unet_json("decoder", config.unet) | {"class_embed_type": "identity", "sample_size": config.size}
     values |= {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "attention_head_dim": config.unet.head_channels}
     values |= {"in_channels": 3, "out_channels": 6 if config.learned_variance else 3}

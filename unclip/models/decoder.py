@@ -8,12 +8,16 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unclip.config import Positive, PositiveFloat, config
 from unclip.errors import UnclipError
 from unclip.models.text import HiddenText, Null, OwnText, checked, last_real, null_token, require
 from unclip.models.unet import UNet, UNetConfig
 from unclip.nn.attention import KV
+
+DRAFT = 16
+"""The side of a decoder's draft, in pixels."""
 
 
 @config
@@ -39,6 +43,8 @@ class DecoderConfig:
     text_heads: Positive | None = None
     pooled_text: bool = False
     """Also add a projection of text_emb to the time embedding (Karlo)."""
+    draft: Positive | None = None
+    """The width of an MLP that draws a coarse picture of image_emb (and text_emb), which the U-Net sees beside x."""
     null_text: Null = "learned"
     learned_variance: bool = True
 
@@ -66,11 +72,12 @@ class DecoderCond:
 
 @dataclass(frozen=True, eq=False)
 class DecoderPrepared:
-    """The context's keys and values for every attention, which tokens are real, and what the time embedding gains."""
+    """Keys and values of the context for every attention, which tokens are real, what the time embedding gains, the draft."""
 
     context: tuple[KV, ...]
     mask: Bool[Tensor, "b l"]
     emb: Float[Tensor, "b e"]
+    draft: Float[Tensor, "b 3 s s"] | None = None
 
 
 class Decoder(nn.Module):
@@ -82,7 +89,8 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
-        self.unet = UNet(config.unet, 3, 6 if config.learned_variance else 3, config.text_width)
+        hint = 3 if config.draft else 0
+        self.unet = UNet(config.unet, 3, 6 if config.learned_variance else 3, config.text_width, hint)
         emb, d = self.unet.emb_width, config.image_emb
         self.image_scale = config.image_scale or math.sqrt(d)
         self.image = nn.Linear(d, emb)
@@ -92,13 +100,19 @@ class Decoder(nn.Module):
         self.text_state = nn.Linear(config.text_width, emb) if config.text == "own" else None
         self.text_emb = nn.Linear(d, emb) if config.pooled_text else None
         self.null_text_emb = null_token(d, config.null_text) if config.pooled_text else None
+        self.draft = _mlp(2 * d if config.pooled_text else d, config.draft, 3 * DRAFT**2) if config.draft else None
 
     def forward(
         self, x: Float[Tensor, "b 3 h w"], t: Num[Tensor, " b"], cond: DecoderCond | DecoderPrepared
     ) -> Float[Tensor, "b c h w"]:
         """The net's output for x at time t: 3 channels of prediction, then 3 of variance if that is learned."""
         ready = cond if isinstance(cond, DecoderPrepared) else self.prepare(cond)
-        return self.unet(x, t, ready.emb, ready.context, ready.mask)
+        hint = (
+            None
+            if ready.draft is None
+            else functional.interpolate(ready.draft.to(x.dtype), x.shape[2:], mode="bilinear")
+        )
+        return self.unet(x, t, ready.emb, ready.context, ready.mask, hint)
 
     def prepare(self, cond: DecoderCond) -> DecoderPrepared:
         """Everything that ignores x and t: the text encoder, the projections, the context's keys and values."""
@@ -112,9 +126,16 @@ class Decoder(nn.Module):
             states, real = self._states(cond)
             emb = emb + self.text_state(last_real(states, real)) if self.text_state is not None else emb
             context, mask = torch.cat([context, states], dim=1), torch.cat([mask, real], dim=1)
+        told = [image]
         if self.text_emb is not None:
-            emb = emb + self.text_emb(self._pooled(cond))
-        return DecoderPrepared(self.unet.context(context), mask, emb)
+            told.append(self._pooled(cond))
+            emb = emb + self.text_emb(told[-1])
+        return DecoderPrepared(self.unet.context(context), mask, emb, self._drafted(told))
+
+    def _drafted(self, told: list[Tensor]) -> Float[Tensor, "b 3 s s"] | None:
+        if self.draft is None:
+            return None
+        return rearrange(self.draft(torch.cat(told, dim=1)), "b (c h w) -> b c h w", c=3, h=DRAFT)
 
     def _states(self, cond: DecoderCond) -> tuple[Tensor, Tensor]:
         name = "tokens" if self.config.text == "own" else "text_hidden"
@@ -133,6 +154,12 @@ class Decoder(nn.Module):
                 "this decoder has no null text: give it the empty caption's text_emb instead of keep = False"
             )
         return torch.where(cond.keep_text[:, None], emb, self.null_text_emb.to(emb.dtype))
+
+
+def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs)
+    )
 
 
 def _text(config: DecoderConfig) -> OwnText | HiddenText | None:

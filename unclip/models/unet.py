@@ -92,7 +92,14 @@ class UNet(nn.Module):
     Layer k of `down` is ADM's input block k + 1 and layer k of `up` its output block k: foreign weights map one to one.
     """
 
-    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, context_width: int | None = None):
+    def __init__(
+        self,
+        config: UNetConfig,
+        in_channels: int,
+        out_channels: int,
+        context_width: int | None = None,
+        hint_channels: int = 0,
+    ):
         super().__init__()
         self.config, self.context_width = config, context_width
         self.emb_width = 4 * config.channels
@@ -106,6 +113,12 @@ class UNet(nn.Module):
         self.up = self._ascent(width, skips)
         bypass = config.patch > 1 if config.bypass is None else config.bypass
         self.bypass = zeroed(nn.Linear(self.emb_width, in_channels * out_channels)) if bypass else None
+        # a hint enters as more channels of x would, but by weights of its own: a trained net can be given one
+        hinted = hint_channels > 0
+        self.hint = zeroed(nn.Conv2d(hint_channels * folded, config.channels, 3, padding=1)) if hinted else None
+        self.hint_bypass = (
+            zeroed(nn.Linear(self.emb_width, hint_channels * out_channels)) if hinted and bypass else None
+        )
         self.norm = group_norm(config.channels * config.multipliers[0], config.groups)
         self.exit = zeroed(nn.Conv2d(config.channels * config.multipliers[0], out_channels * folded, 3, padding=1))
 
@@ -116,16 +129,20 @@ class UNet(nn.Module):
         emb: Float[Tensor, "b _"] | None = None,
         context: Sequence[KV] = (),
         mask: Bool[Tensor, "b _"] | None = None,
+        hint: Float[Tensor, "b _ h w"] | None = None,
     ) -> Float[Tensor, "b _ h w"]:
         """The output at time t, for any height and width that the levels can halve; raises UnclipError for others.
 
         `emb` is added to the time embedding; `context` is what `context()` returned, `mask` says which tokens are real.
+        `hint` is a picture that a net built with `hint_channels` sees beside x; at first it makes no difference.
         """
         self._check(x)
         e = self.time(t)
         e = functional.silu(e if emb is None else e + emb)
         pairs = iter(context)
         h = self.entry(functional.pixel_unshuffle(x, self.config.patch))
+        if self.hint is not None and hint is not None:
+            h = h + self.hint(functional.pixel_unshuffle(hint, self.config.patch))
         skips = [h]
         for layer in self.down:
             h = self._run(layer, h, e, pairs, mask)
@@ -135,7 +152,8 @@ class UNet(nn.Module):
         for layer in self.up:
             h = self._run(layer, torch.cat([h, skips.pop()], dim=1), e, pairs, mask)
         out = functional.pixel_shuffle(self.exit(functional.silu(self.norm(h))), self.config.patch)
-        return out if self.bypass is None else out + self._bypassed(x, self.bypass(e))
+        out = out if self.bypass is None else out + self._bypassed(x, self.bypass(e))
+        return out if self.hint_bypass is None or hint is None else out + self._bypassed(hint, self.hint_bypass(e))
 
     def context(self, tokens: Float[Tensor, "b l _"]) -> tuple[KV, ...]:
         """The keys and values of context tokens in every attention, in the order of the pass; they serve every step."""

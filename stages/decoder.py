@@ -33,14 +33,15 @@ class ObjectiveConfig:
     """Shares of samples trained without the image embedding and, independently, without text (arXiv 2204.06125, 2.1).
 
     `min_snr`: gamma of min-SNR weights. `vlb`: weight of the variational bound where the variance is learned.
-    `shift`: above 1 draws more of the noisy times (`random_times`), and the loss is the mean over those drawn.
+    `shift`: above 1 draws more of the noisy times (`random_times`); all losses, the validation's too, are means over those
+    drawn, so they compare only under the same shift.
     """
 
     image_drop: Share = 0.1
     text_drop: Share = 0.5
     min_snr: PositiveFloat | None = None
     vlb: NonNegativeFloat = 0.001
-    shift: PositiveFloat = 1.0
+    shift: PositiveFloat | None = None
 
 
 @config
@@ -77,7 +78,7 @@ class Objective:
         assert batch.images is not None
         how, count, device = self.settings.objective, len(batch.images), batch.images.device
         x0 = square(batch.images, self.settings.model.size)
-        t = random_times(count, self.process.schedule.timesteps, rng, how.shift)
+        t = random_times(count, self.process.schedule.timesteps, rng, how.shift or 1.0)
         eps = torch.randn(x0.shape, generator=rng).to(device)
         keep_image = torch.rand(count, generator=rng).to(device) >= how.image_drop
         keep_text = torch.rand(count, generator=rng).to(device) >= how.text_drop

@@ -69,7 +69,8 @@ def low_res(
     # the mean over scale x scale pixels, which needs no neighbour: a crop's low-res is the crop of the low-res
     low = F.avg_pool2d(target, scale)
     if config.kind == "bsr":
-        low = torch.cat([_maybe_bsr(*pair, scale, config, rng) for pair in zip(target, low, strict=True)])
+        pairs = zip(target, low, strict=True)
+        low = torch.cat([_maybe_bsr(image, clean, scale, config, rng) for image, clean in pairs])
     if config.kind == "blur":
         low = _maybe_blur(low, config, rng)
     if level is not None:

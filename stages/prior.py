@@ -18,7 +18,7 @@ from stages.state import State, begin
 from unclip.clip import Clip
 from unclip.conditioning import prior_cond
 from unclip.config import PositiveFloat, Share, build, config, to_dict
-from unclip.diffusion.losses import simple
+from unclip.diffusion.losses import random_times, simple
 from unclip.diffusion.process import Process, ProcessConfig, power_times
 from unclip.models.prior import Prior, PriorConfig
 from unclip.noise import generator
@@ -81,7 +81,7 @@ class Objective:
     def noised(self, batch: Batch, rng: torch.Generator, t: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x0, xt, eps and t for a batch; t is drawn unless given."""
         x0 = self.core.standardise(image_emb(self.clip, self.settings.clip, batch))
-        times = torch.randint(1, self.process.schedule.timesteps + 1, (len(x0),), generator=rng)
+        times = random_times(len(x0), self.process.schedule.timesteps, rng)
         times = times if t is None else torch.full_like(times, t)  # on the CPU, where the schedule's table is
         eps = torch.randn(x0.shape, generator=rng).to(x0.device)
         return x0, self.process.schedule.noised(x0, eps, times), eps, times

@@ -17,7 +17,7 @@ from stages.fit import Preview, Watch, fit, held_out, stream
 from stages.run import OptimConfig, Run, RunConfig, command, with_defaults
 from stages.state import begin
 from unclip.config import Positive, PositiveFloat, build, config, to_dict
-from unclip.diffusion.losses import simple
+from unclip.diffusion.losses import random_times, simple
 from unclip.diffusion.process import Process, ProcessConfig
 from unclip.errors import UnclipError
 from unclip.images import grid, resize, to_pil
@@ -74,7 +74,7 @@ class Objective:
         """Per-sample losses."""
         image, cond = self.pair(batch, rng)
         x0 = standardise(self.settings.model, image, cond.low_res)
-        t = torch.randint(1, self.process.schedule.timesteps + 1, (len(x0),), generator=rng)
+        t = random_times(len(x0), self.process.schedule.timesteps, rng)
         eps = torch.randn(x0.shape, generator=rng).to(x0.device)
         out = net(self.process.schedule.noised(x0, eps, t), self.process.net_time(t, len(t), x0.device), cond)
         return {"loss": simple(self.process, out, x0, eps, t, self.settings.objective.min_snr)}

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from unclip.checkpoint import Header, fingerprint, load, read_header, read_tensors, save
+from unclip import checkpoint
+from unclip.checkpoint import Header, fingerprint, load, read_header, read_tensors, save, stored
 from unclip.config import to_dict
 from unclip.errors import UnclipError
 from unclip.models.prior import Prior, PriorConfig
@@ -51,6 +54,32 @@ def test_a_half_precision_copy_has_the_same_fingerprint(path, tmp_path):
     save(again, read_tensors(half), HEADER)
     assert half.stat().st_size < 0.6 * path.stat().st_size
     assert read_header(path).fingerprint == read_header(half).fingerprint == read_header(again).fingerprint
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_was_read_and_cast_is_not_kept_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "REOPENED", 1 << 20)
+    path = tmp_path / "large.safetensors"
+    save_file({str(k): torch.ones(256, 1024) for k in range(16)}, str(path))
+    tensors = stored(path)
+    read = {name: tensors[name].half() for name in tensors}
+    assert all(bool((tensor == 1).all()) for tensor in read.values())
+    maps = Path("/proc/self/smaps").read_text(encoding="utf-8").split("VmFlags")
+    mine = [part for part in maps if str(path) in part]
+    kept = sum(int(line.split()[1]) for part in mine for line in part.splitlines() if line.startswith("Rss:"))
+    assert kept < 4 << 10, f"{kept} KiB of 16 MiB"
+
+
+def test_a_file_replaced_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "REOPENED", 0)
+    path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file({"a": torch.zeros(4), "b": torch.zeros(4)}, str(path))
+    save_file({"a": torch.ones(4), "b": torch.ones(4)}, str(other))
+    tensors = stored(path)
+    assert not tensors["a"].any()
+    other.replace(path)
+    with pytest.raises(UnclipError, match="was replaced while it was being read"):
+        tensors["b"]
 
 
 @pytest.mark.parametrize(

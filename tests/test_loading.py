@@ -37,6 +37,13 @@ def test_one_at_a_time_draws_the_same(folder):
     assert latent.x_T.isfinite().all()
 
 
+def test_convolutions_lie_with_channels_innermost(decoder):
+    net = Shelf(CPU).net(decoder, Decoder)
+    wide = [p for p in net.parameters() if p.ndim == 4 and p.shape[2] > 1]
+    assert wide
+    assert all(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in wide)
+
+
 def test_a_net_is_read_again_only_when_another_was_called(decoder, folder):
     reads = []
 

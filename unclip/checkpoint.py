@@ -22,6 +22,7 @@ from unclip.errors import UnclipError
 N = TypeVar("N", bound=nn.Module)
 
 FORMAT = 1
+REOPENED = 64 << 20  # bytes after which a file that is being read is opened anew
 KEY = "unclip"  # the entry of the safetensors header that holds ours
 
 
@@ -123,15 +124,22 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def stored(path: str | Path) -> Lazy:
     """The tensors of a safetensors file as they are stored, each read when it is asked for.
 
-    The file is open only then: whatever is cast or laid out anew leaves nothing of it in memory.
+    What was read of a file stays in memory while it is open, so it is opened anew now and then: of tensors that are cast
+    or laid out anew nothing is kept. Raises UnclipError when another file stands there by then.
     """
+    file, taken, stood = _opened(path), 0, _stands(path)
 
     def read(name: str) -> Tensor:
-        with safe_open(str(path), framework="pt") as file:
-            return file.get_tensor(name)
+        nonlocal file, taken
+        if taken > REOPENED:
+            if _stands(path) != stood:
+                raise UnclipError(f"{path}: was replaced while it was being read; try again")
+            file, taken = _opened(path), 0
+        tensor: Tensor = file.get_tensor(name)
+        taken += tensor.nbytes
+        return tensor
 
-    with safe_open(str(path), framework="pt") as file:
-        return Lazy(dict.fromkeys(file.keys(), read))
+    return Lazy(dict.fromkeys(file.keys(), read))
 
 
 def hollow(weights: Weights, net_type: type[N]) -> N:
@@ -178,6 +186,16 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{list(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _opened(path: str | Path) -> Any:
+    return safe_open(str(path), framework="pt")
+
+
+def _stands(path: str | Path) -> tuple[int, ...]:
+    """Which file stands at a path."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

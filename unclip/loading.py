@@ -18,7 +18,8 @@ class Shelf:
 
     In half precision the weights of linear and convolutional layers are kept rounded, as autocast would round them at
     every call: the results are the same, for half the memory. With `low_memory` a net's weights are read when it is
-    called, and those of the net before it are let go; `releases` let go of what else there is.
+    called, and those of the net before it are let go; `releases` let go of what else there is. On CPUs convolutions keep
+    their weights with channels innermost.
     """
 
     device: torch.device
@@ -53,16 +54,18 @@ class Shelf:
 
     def _fill(self, net: nn.Module, weights: Weights) -> None:
         found, kept = weights.read(), precisions(net, self.dtype)
-        cast = dict.fromkeys(found, lambda name: self._laid(found[name].to(kept[name])))  # each as it is read
-        load_strictly(net, Lazy(cast), weights.where)
-        net.to(self.device)
+        own = dict.fromkeys(found, lambda name: self._own(found[name], kept[name]))  # each as it is read
+        load_strictly(net, Lazy(own), weights.where)
         net.requires_grad_(False)
 
-    def _laid(self, tensor: Tensor) -> Tensor:
-        """The tensor as its device is fastest with: on CPUs, channels innermost save convolutions a tenth to a fifth."""
-        if self.device.type != "cpu" or tensor.ndim != 4:
-            return tensor
-        return tensor.contiguous(memory_format=torch.channels_last)
+    def _own(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """A copy on this device, even where nothing is cast: a tensor in a file's memory would keep all that was read of that file there.
+
+        On CPUs with channels innermost, which saves convolutions reordering their weights at every call.
+        """
+        innermost = self.device.type == "cpu" and tensor.ndim == 4
+        layout = torch.channels_last if innermost else torch.preserve_format
+        return tensor.to(self.device, dtype, copy=True, memory_format=layout)
 
 
 def precisions(net: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:

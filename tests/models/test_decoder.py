@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from stages.state import _start_from
+from unclip.checkpoint import Header, save
 from unclip.errors import UnclipError
 from unclip.models.decoder import Decoder, DecoderCond, DecoderConfig
 from unclip.models.unet import UNetConfig
@@ -71,21 +73,26 @@ def test_image_tokens_and_added_embedding_both_carry_the_image(decoder, decoder_
 
 
 @torch.no_grad()
-def test_a_trained_net_can_be_given_a_draft(decoder_cond, x):
+def test_a_trained_net_can_be_given_a_draft(decoder_cond, tmp_path):
     """At first it changes nothing; then it says where what is."""
     unet = UNetConfig(channels=16, multipliers=(1, 2), depth=1, attention=(1,), head_channels=16, patch=2)
     config = DecoderConfig(unet=unet, image_emb=D, text="none", text_width=8)
     old, new = shaken(Decoder(config)), Decoder(dataclasses.replace(config, draft=8))
-    fresh, _ = new.load_state_dict(old.state_dict(), strict=False)
-    assert {name.split(".")[0] for name in fresh} == {"draft", "unet"}
-    assert torch.equal(new(x, T, decoder_cond), old(x, T, decoder_cond))
+    path = tmp_path / "old.safetensors"
+    save(path, old.state_dict(), Header(net="decoder", model={}))
+    _start_from(new, str(path), ["draft", "unet.hint", "unet.hint_bypass"])
+    x = draw(B, 3, 32, 32)
+    before, draft = old(x, T, decoder_cond), new.prepare(decoder_cond).draft
+    assert torch.equal(new(x, T, decoder_cond), before)
+    assert new.unet.hint is not None
     assert new.unet.hint_bypass is not None
-    new.unet.hint_bypass.bias.fill_(1.0)  # all output channels see the sum of the draft's
-    apart = new(x, T, decoder_cond) - old(x, T, decoder_cond)
-    draft = new.prepare(decoder_cond).draft
     assert draft is not None
-    small = torch.nn.functional.interpolate(draft.sum(dim=1, keepdim=True), (8, 8), mode="bilinear")
-    assert close(apart, small.expand_as(apart), 1e-4)
+    new.unet.hint_bypass.bias.fill_(1.0)  # all output channels see the sum of the draft's
+    shown = torch.nn.functional.interpolate(draft.sum(dim=1, keepdim=True), (32, 32), mode="bilinear")
+    after = new(x, T, decoder_cond)
+    assert close(after - before, shown.expand_as(after), 1e-4)
+    new.unet.hint.weight.fill_(0.1)
+    assert not close(new(x, T, decoder_cond), after, 1e-3)
 
 
 @torch.no_grad()

@@ -64,6 +64,17 @@ def test_drops_are_per_sample_and_independent(lab: Any) -> None:
     assert shares[False, False] == pytest.approx(0.05, abs=0.01)
 
 
+def test_shifted_times_are_noisier(lab: Any) -> None:
+    told = []
+    for shift in ([], ["objective.shift=5.0"]):
+        goal, batch = begun(lab, *PLAIN, *shift)
+        spy = Spy(goal.core)
+        for seed in range(20):
+            goal(spy, batch, torch.Generator().manual_seed(seed))
+        told.append(torch.cat([t for _, t, _ in spy.asked]).double().median() / goal.process.schedule.timesteps)
+    assert told == [pytest.approx(1 / 2, abs=0.1), pytest.approx(5 / 6, abs=0.1)]
+
+
 def test_the_loss_is_that_of_the_noise(lab: Any) -> None:
     goal, batch = begun(lab, *PLAIN, "objective.min_snr=5.0")
     spy = Spy(goal.core)

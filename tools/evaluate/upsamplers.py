@@ -38,7 +38,7 @@ class Enlarged:
 def measure(
     stage: Stage[Upsampler], count: int, degrade: DegradeConfig
 ) -> tuple[dict[str, dict[str, Estimate]], Enlarged]:
-    """PSNR (dB) and edge error, "drawn" and "bicubic", by kind of input: all corrupted as some are in training, and clean.
+    """PSNR (dB) and edge error, "drawn" and "bicubic", by kind of input: degraded (every one) and clean.
 
     The second value holds the corrupted pictures, to look at.
     """

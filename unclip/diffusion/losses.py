@@ -16,9 +16,10 @@ BIN = 1 / 255
 
 
 def random_times(count: int, timesteps: int, rng: torch.Generator, shift: float = 1.0) -> Int[Tensor, " count"]:
-    """Times of 1..T to train at: T s u / (1 + (s - 1) u) rounded up, u uniform (2403.03206 eq. 23); on the CPU.
+    """Times of 1..T to train at: T s u / (1 + (s - 1) u) rounded up, u uniform; on the CPU.
 
-    A shift s above 1 spends more samples on the noisy times, where a picture's layout is decided; 1 is uniform.
+    That is the map of 2403.03206 eq. 23, there of a flow's times, here of a schedule's indices. A shift s above 1 spends
+    more samples on the noisy times, where a picture's layout is decided; 1 is uniform.
     """
     u = torch.rand(count, generator=rng, dtype=torch.float64)
     return (timesteps * shift * u / (1 + (shift - 1) * u)).ceil().long().clamp(1, timesteps)
@@ -101,7 +102,8 @@ def hybrid(
 ) -> Float[Tensor, " b"]:
     """L_hybrid of images with a learned variance: `simple` + weight T `variance_bound` (2102.09672 eq. 16).
 
-    T makes one term an estimate of the whole bound. For data that are not 8-bit images add the two losses yourself.
+    T makes one term an estimate of the whole bound where t is drawn uniformly. For data that are not 8-bit images add the
+    two losses yourself.
     """
     bound = variance_bound(process, out, x0, eps, t)
     return simple(process, out, x0, eps, t, min_snr) + weight * process.schedule.timesteps * bound

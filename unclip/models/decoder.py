@@ -44,7 +44,9 @@ class DecoderConfig:
     pooled_text: bool = False
     """Also add a projection of text_emb to the time embedding (Karlo)."""
     draft: Positive | None = None
-    """The width of an MLP that draws a coarse picture of image_emb (and text_emb), which the U-Net sees beside x."""
+    """The width of an MLP that draws a coarse picture of image_emb (with pooled_text also of text_emb), which the U-Net sees
+    beside x: a narrow U-Net reads slowly off tokens where things are. To give a trained decoder one: run.fresh = ["draft",
+    "unet.hint", "unet.hint_bypass"] beside --init."""
     null_text: Null = "learned"
     learned_variance: bool = True
 
@@ -83,7 +85,8 @@ class DecoderPrepared:
 class Decoder(nn.Module):
     """A U-Net under an image embedding, which joins the time embedding and makes `image_tokens` tokens before the text.
 
-    The rows of `image_tokens` are token after token (Karlo's interleave them: permute). Padding changes nothing.
+    With `draft` it also enters as a coarse picture. The rows of `image_tokens` are token after token (Karlo's interleave
+    them: permute). Padding changes nothing.
     """
 
     def __init__(self, config: DecoderConfig):
@@ -107,11 +110,9 @@ class Decoder(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         """The net's output for x at time t: 3 channels of prediction, then 3 of variance if that is learned."""
         ready = cond if isinstance(cond, DecoderPrepared) else self.prepare(cond)
-        hint = (
-            None
-            if ready.draft is None
-            else functional.interpolate(ready.draft.to(x.dtype), x.shape[2:], mode="bilinear")
-        )
+        hint = None if ready.draft is None else ready.draft.to(x.dtype)
+        if hint is not None:
+            hint = functional.interpolate(hint, x.shape[2:], mode="bilinear")
         return self.unet(x, t, ready.emb, ready.context, ready.mask, hint)
 
     def prepare(self, cond: DecoderCond) -> DecoderPrepared:

@@ -59,7 +59,7 @@ class Shelf:
         net.requires_grad_(False)
 
     def _own(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        """A copy on this device, even where nothing is cast: a tensor in a file's memory would keep all that was read of that file there.
+        """A copy on this device, even where nothing is cast: a tensor in a file's memory keeps all that was read of it.
 
         On CPUs with channels innermost, which saves convolutions reordering their weights at every call.
         """

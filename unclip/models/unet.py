@@ -142,7 +142,7 @@ class UNet(nn.Module):
         e = functional.silu(e if emb is None else e + emb)
         pairs = iter(context)
         h = self.entry(functional.pixel_unshuffle(x, self.config.patch))
-        if self.hint is not None:
+        if self.hint is not None and hint is not None:
             h = h + self.hint(functional.pixel_unshuffle(hint, self.config.patch))
         skips = [h]
         for layer in self.down:
@@ -154,7 +154,7 @@ class UNet(nn.Module):
             h = self._run(layer, torch.cat([h, skips.pop()], dim=1), e, pairs, mask)
         out = functional.pixel_shuffle(self.exit(functional.silu(self.norm(h))), self.config.patch)
         out = out if self.bypass is None else out + self._bypassed(x, self.bypass(e))
-        return out if self.hint_bypass is None else out + self._bypassed(hint, self.hint_bypass(e))
+        return out if self.hint_bypass is None or hint is None else out + self._bypassed(hint, self.hint_bypass(e))
 
     def context(self, tokens: Float[Tensor, "b l _"]) -> tuple[KV, ...]:
         """The keys and values of context tokens in every attention, in the order of the pass; they serve every step."""

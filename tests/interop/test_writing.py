@@ -127,6 +127,16 @@ def test_what_native_files_cannot_say_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_how_a_net_was_trained_does_not_matter_to_its_native_files(karlo: Path, tmp_path: Path) -> None:
+    """`configs/karlo` recomputes layers and drops channels, and the header says so."""
+    box = found(karlo)
+    unet = box.decoder.header.model["unet"] | {"checkpointing": True, "dropout": 0.1}
+    box = changed(box, "decoder", "model", unet=unet)
+    native(box, tmp_path / "tuned")
+    native(found(karlo), tmp_path / "plain")
+    assert_same_files(tmp_path / "plain", tmp_path / "tuned")
+
+
 @pytest.mark.parametrize("arithmetic", ["own", "diffusers", "native"])
 def test_how_a_system_is_drawn_with_does_not_matter_to_its_files(karlo: Path, tmp_path: Path, arithmetic: Any) -> None:
     native(found(karlo, arithmetic), tmp_path / "native")

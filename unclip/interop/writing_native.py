@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from unclip.checkpoint import Weights
 from unclip.clip import TOWERS
-from unclip.config import to_dict
+from unclip.config import build, to_dict
+from unclip.diffusion.process import ProcessConfig
 from unclip.errors import UnclipError
 from unclip.folder import Box
 from unclip.interop import native_configs, native_names
@@ -27,6 +28,7 @@ FILES = {
 }
 # of CLIP's config: the tokenizer's own file, and the arithmetic of whoever draws
 ELSEWHERE = ("merges", "padding_text", "fit")
+TRAINING = ("checkpointing", "dropout")  # of a U-Net's config: no drawing depends on them
 
 
 def write_native(box: Box, folder: Path, dtype: torch.dtype | None, shape: NativeShape = KARLO) -> None:
@@ -61,13 +63,15 @@ def _check(net: Weights, shape: NativeShape) -> None:
     theirs = getattr(native_configs, f"{role}_config")(hollow, where, shape)
     _same(where, _plain(role, mine), _plain(role, theirs))
     if role in STAGES:
-        _same(where, net.header.process | {"tables": None}, to_dict(STAGES[role][0]) | {"tables": None})
+        process = to_dict(build(ProcessConfig, net.header.process, net.where))
+        _same(where, process | {"tables": None}, to_dict(STAGES[role][0]) | {"tables": None})
 
 
 def _plain(role: str, config: Any) -> dict[str, Any]:
     values = to_dict(config)
     if role != "clip":
-        return values
+        unet = {key: value for key, value in values.get("unet", {}).items() if key not in TRAINING}
+        return values | ({"unet": unet} if unet else {})
     for name, kind in TOWERS.items():
         if name in values:
             default = kind()

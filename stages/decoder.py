@@ -78,7 +78,7 @@ class Objective:
         assert batch.images is not None
         how, count, device = self.settings.objective, len(batch.images), batch.images.device
         x0 = square(batch.images, self.settings.model.size)
-        t = random_times(count, self.process.schedule.timesteps, rng, how.shift or 1.0)
+        t = random_times(count, self.process.schedule.timesteps, rng, how.shift)
         eps = torch.randn(x0.shape, generator=rng).to(device)
         keep_image = torch.rand(count, generator=rng).to(device) >= how.image_drop
         keep_text = torch.rand(count, generator=rng).to(device) >= how.text_drop

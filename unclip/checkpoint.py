@@ -125,7 +125,7 @@ def stored(path: str | Path) -> Lazy:
     """The tensors of a safetensors file as they are stored, each read when it is asked for.
 
     What was read of a file stays in memory while it is open, so it is opened anew now and then: of tensors that are cast
-    or laid out anew nothing is kept. Raises UnclipError when another file stands there by then.
+    or laid out anew nothing is kept. Raises UnclipError when another file stands there by then, or none.
     """
     file, taken, stood = _opened(path), 0, _stands(path)
 
@@ -133,7 +133,7 @@ def stored(path: str | Path) -> Lazy:
         nonlocal file, taken
         if taken > REOPENED:
             if _stands(path) != stood:
-                raise UnclipError(f"{path}: was replaced while it was being read; try again")
+                raise UnclipError(f"{path}: was replaced or removed while it was being read; try again")
             file, taken = _opened(path), 0
         tensor: Tensor = file.get_tensor(name)
         taken += tensor.nbytes
@@ -192,9 +192,12 @@ def _opened(path: str | Path) -> Any:
     return safe_open(str(path), framework="pt")
 
 
-def _stands(path: str | Path) -> tuple[int, ...]:
-    """Which file stands at a path."""
-    found = os.stat(path)
+def _stands(path: str | Path) -> tuple[int, ...] | None:
+    """Which file stands at a path, if any."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 

@@ -38,12 +38,12 @@ class Enlarged:
 def measure(
     stage: Stage[Upsampler], count: int, degrade: DegradeConfig
 ) -> tuple[dict[str, dict[str, Estimate]], Enlarged]:
-    """PSNR (dB) and edge error, "drawn" and "bicubic", by kind of input: degraded (every one) and clean.
-
-    The second value holds the corrupted pictures, to look at.
+    """PSNR (dB) and edge error, "drawn" and "bicubic", by kind of input: degraded (every one), degraded as
+    in training, where some may stay clean, and clean. The second value holds the pictures of the first kind, to look at.
     """
     truth = squares(stage.net.config.size, count)
-    kinds = {"degraded": dataclasses.replace(degrade, probability=1.0), "clean": DegradeConfig()}
+    every = dataclasses.replace(degrade, probability=1.0)
+    kinds = {"degraded": every, "as in training": degrade, "clean": DegradeConfig()}
     made = {kind: enlarge(stage, truth, how) for kind, how in kinds.items()}
     return {kind: _compared(pictures) for kind, pictures in made.items()}, made["degraded"]
 

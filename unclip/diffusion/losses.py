@@ -15,14 +15,15 @@ BIN = 1 / 255
 """Half the distance between two of the 256 grey levels, in the units of images in [-1, 1]."""
 
 
-def random_times(count: int, timesteps: int, rng: torch.Generator, shift: float = 1.0) -> Int[Tensor, " count"]:
-    """Times of 1..T to train at: T s u / (1 + (s - 1) u) rounded up, u uniform; on the CPU.
+def random_times(count: int, timesteps: int, rng: torch.Generator, shift: float | None = None) -> Int[Tensor, " count"]:
+    """Times of 1..T to train at: T s u / (1 + (s - 1) u) rounded up, u uniform, s the `shift`; on the CPU.
 
-    That is the map of 2403.03206 eq. 23, there of a flow's times, here of a schedule's indices. A shift s above 1 spends
-    more samples on the noisy times, where a picture's layout is decided; 1 is uniform.
+    That is the map of 2403.03206 eq. 23, there of a flow's times, here of a schedule's indices. A shift above 1 spends
+    more samples on the noisy times, where a picture's layout is decided; 1 or None is uniform.
     """
+    s = shift or 1.0
     u = torch.rand(count, generator=rng, dtype=torch.float64)
-    return (timesteps * shift * u / (1 + (shift - 1) * u)).ceil().long().clamp(1, timesteps)
+    return (timesteps * s * u / (1 + (s - 1) * u)).ceil().long().clamp(1, timesteps)
 
 
 def simple(

@@ -45,7 +45,7 @@ class DecoderConfig:
     """Also add a projection of text_emb to the time embedding (Karlo)."""
     draft: Positive | None = None
     """The width of an MLP that draws a coarse picture of image_emb (with pooled_text also of text_emb), which the U-Net sees
-    beside x: a narrow U-Net reads slowly off tokens where things are. To give a trained decoder one: run.fresh = ["draft",
+    beside x, so that it need not read off tokens where things are. To give a trained decoder one: run.fresh = ["draft",
     "unet.hint", "unet.hint_bypass"] beside --init."""
     null_text: Null = "learned"
     learned_variance: bool = True

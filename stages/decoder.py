@@ -111,7 +111,7 @@ def train(values: dict[str, Any], init: str | None) -> None:
     watch = Watch(
         validation,
         lambda net: preview(net, objective, validation_batches(settings.data, shown, shown)[0]),
-        lambda state: export(state, run, settings.model, settings.process, settings.sampling, parents),
+        lambda state: export(state, run, settings.model, parents, settings.process, settings.sampling),
     )
     fit(state, objective, stream(settings.data, state, run), run, watch)
 

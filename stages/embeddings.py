@@ -15,6 +15,7 @@ from unclip.conditioning import Prompts
 from unclip.config import config
 from unclip.errors import UnclipError
 from unclip.models.decoder import Decoder
+from unclip.models.draft import Draft
 from unclip.models.prior import Prior
 
 
@@ -84,7 +85,7 @@ def image_emb(clip: Clip, source: ClipSource, batch: Batch) -> Float[Tensor, "b 
     return batch.image_emb
 
 
-def prompts(clip: Clip, source: ClipSource, batch: Batch, net: Prior | Decoder) -> Prompts:
+def prompts(clip: Clip, source: ClipSource, batch: Batch, net: Prior | Decoder | Draft) -> Prompts:
     """The captions of a batch and what CLIP makes of them; states are computed only for a net that reads them."""
     needs_states = getattr(net.config, "text", "none") == "hidden"
     if source.embeddings == "stored" and batch.text_emb is not None:

@@ -21,16 +21,19 @@ def export(
     state: State,
     run: Run,
     model: Any,
-    process: ProcessConfig,
-    sampling: Sampling,
     parents: Mapping[str, str],
+    process: ProcessConfig | None = None,
+    sampling: Sampling | None = None,
 ) -> None:
-    """Writes the averaged net of a diffusion stage to `run.weights`; `parents`: fingerprints of what taught it."""
+    """Writes the averaged net of a stage to `run.weights`; `parents`: fingerprints of what taught it.
+
+    A net that diffuses nothing has no process and no sampling.
+    """
     header = checkpoint.Header(
         net=type(state.core).__name__.lower(),
         model=to_dict(model),
-        process=to_dict(process),
-        sampling=to_dict(sampling),
+        process=to_dict(process) if process else {},
+        sampling=to_dict(sampling) if sampling else {},
         parents=dict(parents),
         provenance=provenance(state, run),
     )

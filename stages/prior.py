@@ -158,7 +158,7 @@ def finish(state: State, objective: Objective, run: Run, validation: Sequence[Ba
             eps_power=eps_power(cast(Prior, state.average), objective, validation),
             data_variance=round(float(data.var(dim=0).mean()), 6),
         )
-    export(state, run, settings.model, process, settings.sampling, {"clip": objective.clip.fingerprint})
+    export(state, run, settings.model, {"clip": objective.clip.fingerprint}, process, settings.sampling)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from PIL import Image
+from pydantic import Field
 
 from unclip.checkpoint import read_header
 from unclip.cli.shell import run as run_app
@@ -59,6 +60,7 @@ class RunConfig:
     number called `*_every` counts optimizer steps; `keep` is how many states to resume from are kept.
     `validation` is how many samples are validated on, `previews` how many of them a sheet shows, with seeds 0, 1, …
     `fresh` names the net's modules (or tensors) that start anew under --init, such as a text encoder that was exchanged.
+    `pretrained` maps modules to checkpoints of their own that they start from, such as a decoder's draft.
     """
 
     out: str
@@ -72,6 +74,7 @@ class RunConfig:
     save_every: Positive = 1000
     keep: Positive = 2
     fresh: tuple[str, ...] = ()
+    pretrained: dict[str, str] = Field(default_factory=dict)
     validate_every: Positive = 1000
     validation: Natural = 256
     preview_every: Positive = 1000

@@ -57,8 +57,11 @@ def begin(core: nn.Module, run: Run, init: str | None = None) -> State:
         gradient_accumulation_steps=settings.accumulate,
     )
     newest = _saved(run.states)[-1:]
-    if init is not None and not newest:
-        _start_from(core, init, settings.fresh)
+    if not newest:
+        if init is not None:
+            _start_from(core, init, (*settings.fresh, *settings.pretrained))
+        for module, weights in settings.pretrained.items():
+            _start_module(core, module, weights)
     core.to(accelerator.device)
     if settings.channels_last:
         core.to(memory_format=torch.channels_last)
@@ -116,6 +119,15 @@ def _start_from(core: nn.Module, init: str, fresh: Sequence[str]) -> None:
     new = {name: x for name, x in own.items() if _within(name, fresh)}
     load_strictly(core, new | {name: x for name, x in given.items() if not _within(name, fresh)}, init)
     core.requires_grad_(True)
+
+
+def _start_module(core: nn.Module, module: str, weights: str) -> None:
+    """Gives one module of `core` the weights of a checkpoint of its own. Raises UnclipError when there is none such."""
+    part = dict(core.named_modules()).get(module)
+    if part is None:
+        modules = ", ".join(name for name, _ in core.named_children())
+        raise UnclipError(f"run.pretrained: this net has no {module!r}; its modules are {modules}")
+    _start_from(part, weights, ())
 
 
 def _within(name: str, modules: Sequence[str]) -> bool:

@@ -104,7 +104,7 @@ def train(values: dict[str, Any], init: str | None) -> None:
     watch = Watch(
         validation,
         lambda net: preview(net, objective, validation),
-        lambda state: export(state, run, settings.model, settings.process, settings.sampling, {}),
+        lambda state: export(state, run, settings.model, {}, settings.process, settings.sampling),
     )
     fit(state, objective, stream(settings.data, state, run), run, watch)
 

@@ -35,6 +35,21 @@ def test_help_is_light(words):
     assert "generate" in done.stdout
 
 
+@pytest.mark.parametrize("words", [["generate", "a cat", "--model", "org/name"], ["convert", "org/name", "nowhere"]])
+def test_a_hub_that_is_not_to_be_reached_is_told_of_before_torch_is_imported(words, tmp_path):
+    """The imports take seconds, and the hub's own patience nearly all of the five that a person is to wait at most."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT.format(words=words)],
+        cwd=ROOT,
+        env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "torch" not in done.stdout.partition("HEAVY")[2]
+    assert not (ROOT / "outputs").exists() or not (ROOT / "nowhere").exists()
+
+
 WITHOUT_STAGES = """
 import sys
 

@@ -13,6 +13,7 @@ import stages.prior
 import stages.upsampler
 from stages.clip import ClipRun
 from stages.decoder import DecoderRun
+from stages.draft import DraftRun
 from stages.prior import PriorRun
 from stages.run import with_defaults
 from stages.upsampler import UpsamplerRun
@@ -27,7 +28,13 @@ from unclip.models.upsampler import Upsampler
 
 KEYS = Path(__file__).parent / "interop" / "keys"
 CONFIGS = Path(__file__).parents[1] / "configs"
-RUNS: dict[str, type] = {"clip": ClipRun, "prior": PriorRun, "decoder": DecoderRun, "upsampler": UpsamplerRun}
+RUNS: dict[str, type] = {
+    "clip": ClipRun,
+    "prior": PriorRun,
+    "draft": DraftRun,
+    "decoder": DecoderRun,
+    "upsampler": UpsamplerRun,
+}
 DEFAULTS = {
     module.__name__.rpartition(".")[2]: {"process": module.PROCESS, "sampling": module.SAMPLING}
     for module in (stages.prior, stages.decoder, stages.upsampler)
@@ -41,6 +48,8 @@ def run_of(path: Path) -> Any:
     values, stage = read_toml(path), path.stem.partition("-")[0]
     if stage in DEFAULTS:
         values = with_defaults(values, **DEFAULTS[stage])
+    if stage == "draft":
+        values["model"] = {"image_emb": FROM_CLIP["image_emb"]} | values["model"]
     if stage in ("prior", "decoder"):
         hidden = values["model"].get("text") == "hidden"
         known = {"vocabulary": None, "text_hidden": 128} if hidden else {}
@@ -58,7 +67,7 @@ def count(path: str) -> int:
 def test_every_folder_has_all_five_stages() -> None:
     for folder in ("tiny", "demo", "paper"):
         names = {path.stem for path in STAGES if path.parent.name == folder}
-        assert names == {"clip", "prior", "decoder", "upsampler-256", "upsampler-1024"}
+        assert names - {"draft"} == {"clip", "prior", "decoder", "upsampler-256", "upsampler-1024"}
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: f"{path.parent.name}/{path.stem}")

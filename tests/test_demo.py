@@ -9,8 +9,8 @@ import torch
 from tools.reader import open_reader, read
 from tools.world import render, sample
 from unclip.errors import UnclipWarning
-from unclip.folder import located
 from unclip.images import to_pil, to_tensor
+from unclip.places import located
 from unclip.system import UnCLIP
 
 from . import demo_goldens as golden

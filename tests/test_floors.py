@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"errors", "config", "images", "noise", "settings", "version", "tokenizer", "devices"},
+    {"errors", "config", "images", "noise", "settings", "version", "tokenizer", "devices", "places"},
     {"nn", "diffusion"},
     {"models", "clip", "checkpoint", "loading"},
     {"stage", "priors", "conditioning", "upsampling", "latents", "sources"},

@@ -10,9 +10,9 @@ import torch
 import unclip
 from unclip.checkpoint import read_header, read_tensors, save
 from unclip.errors import UnclipError, UnclipWarning
-from unclip.folder import located
 from unclip.images import resize
 from unclip.models.prior import Prior, PriorConfig
+from unclip.places import located
 from unclip.system import UnCLIP
 from unclip.tokenizer import used_merges
 

@@ -2,7 +2,8 @@
 
     python -m tools.reproduce configs/tiny
 
-render shards → train clip → embed → train prior, decoder, both upsamplers → write the system folder → sample a sheet.
+render shards → train clip → embed → train prior, draft (where there is a config of one), decoder, both upsamplers → write the
+system folder → sample a sheet.
 Every step is the command a person would type, and each goes on where it stopped, so this does too.
 """
 
@@ -100,8 +101,12 @@ def steps(plan: Plan, folder: Path, root: Path, scale: float) -> Iterator[Step]:
         source, target = data / "pictures" / split, data / "embedded" / split
         words = ("-m", "tools.embed", str(source), str(target), "--clip", str(clip))
         yield Step(f"embed {split}", (*words, "--pca", str(runs / PCA)) if split == "train" else words)
-    for name in ("prior", "decoder"):
-        yield _training(name, folder, runs, data / "embedded", scale, f"clip.path={clip}")
+    yield _training("prior", folder, runs, data / "embedded", scale, f"clip.path={clip}")
+    draft = []
+    if (folder / "draft.toml").is_file():
+        yield _training("draft", folder, runs, data / "embedded", scale, f"clip.path={clip}")
+        draft = [f"run.pretrained.draft={runs / 'draft' / 'weights.safetensors'}"]
+    yield _training("decoder", folder, runs, data / "embedded", scale, f"clip.path={clip}", *draft)
     for name in plan.upsamplers:
         yield _training(name, folder, runs, data / name, scale)
     assemble(plan, runs, root / "system")
@@ -146,7 +151,7 @@ def _renders(plan: Plan, renders: Renders, folder: Path, scale: float) -> Iterat
 
 def _training(name: str, folder: Path, runs: Path, data: Path, scale: float, *more: str) -> Step:
     """The training command of one stage; `name` is its config's, and of the program too but for upsamplers."""
-    program = name if name in ("clip", "prior", "decoder") else "upsampler"
+    program = name if name in ("clip", "prior", "draft", "decoder") else "upsampler"
     path = folder / f"{name}.toml"
     overrides = [f"run.out={runs / name}", f"data.shards={data / 'train'}", f"data.validation={data / 'validation'}"]
     if scale < 1:

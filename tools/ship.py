@@ -15,7 +15,8 @@ from unclip import checkpoint
 from unclip.cli.shell import run
 from unclip.config import load
 from unclip.errors import UnclipError
-from unclip.folder import FILE, SystemConfig
+from unclip.folder import SystemConfig
+from unclip.places import FILE
 
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
 SUBJECT = "the demo world (one to three coloured solids on a floor)"

@@ -20,11 +20,8 @@ from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 from unclip.noise import Style
+from unclip.places import FILE, located
 from unclip.stage import Sampling, Stage, open_stage
-
-FILE = "system.toml"
-DEMO = "demo"
-SHIPPED = {DEMO: Path(__file__).parent / "demo"}  # systems that travel inside the package, by name
 
 
 @config
@@ -74,11 +71,6 @@ class Parts:
     upsamplers: tuple[Stage[Upsampler], ...]
     headers: dict[str, Header]
     pca: Pca | None = None
-
-
-def located(name: str | Path) -> Path:
-    """The folder of a system: the shipped one of that name ("demo"), else the path itself ("./demo" is a path)."""
-    return SHIPPED.get(str(name), Path(name))
 
 
 def strangers(system: SystemConfig, prompts: Iterable[str]) -> list[str]:

@@ -14,13 +14,14 @@ from unclip.clip import Clip
 from unclip.config import build, to_dict
 from unclip.drawing import Picture, Pictures, Start, drawn
 from unclip.errors import UnclipError
-from unclip.folder import DEMO, SystemConfig, warn_of_strangers
+from unclip.folder import SystemConfig, warn_of_strangers
 from unclip.interop.systems import Arithmetic
 from unclip.latents import Latent, Pca, check_weights
 from unclip.manipulations import DUMMY
 from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
 from unclip.noise import Seed, seeded
+from unclip.places import DEMO
 from unclip.priors import EmbeddingPrior, OnStep, silent
 from unclip.requests import Seeds, made_by, numbers, pairs
 from unclip.settings import Settings

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from unclip.errors import UnclipError
-from unclip.interop.files import chosen, digest, folder_tensors
+from unclip.interop.files import digest, folder_tensors
+from unclip.interop.weight_names import chosen
 
 from .test_files import TENSORS, refused, same
 

@@ -41,6 +41,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "process": {"predicts": "x0", "variance": "analytic", "timesteps": 20},
         "sampling": {"sampler": "ddpm", "steps": 2, "threshold": "none"},
     },
+    "draft": {"model": {"width": 8, "text_emb": True}},
     "decoder": {
         "model": {
             "size": SIZE,
@@ -95,7 +96,7 @@ class Lab:
         run: dict[str, Any] = {"out": str(out), "steps": 6, "batch": 4, "validation": 6, "previews": 3, "log_every": 1}
         run |= {f"{what}_every": 3 for what in ("save", "validate", "preview")}
         tables = {"data": data, "optim": {"lr": 1e-2, "warmup": 2, "ema": 0.9}, "run": run} | TABLES[name]
-        if name in ("prior", "decoder"):
+        if name in ("prior", "draft", "decoder"):
             tables["clip"] = {"path": str(self.clip), "embeddings": "computed"}
         return override(tables, overrides)
 

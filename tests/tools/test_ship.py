@@ -9,7 +9,8 @@ from tools import ship
 from unclip.checkpoint import read_header, read_tensors
 from unclip.config import load
 from unclip.errors import UnclipError
-from unclip.folder import FILE, SystemConfig, strangers
+from unclip.folder import SystemConfig, strangers
+from unclip.places import FILE
 from unclip.system import UnCLIP
 
 SAMPLED = 'name = "random"\nupsamplers = ["upsampler-64.safetensors"]\n\n[sampling]\ndecoder = {steps = 2}\n'

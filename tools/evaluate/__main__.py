@@ -16,7 +16,7 @@ from tools.evaluate.prompts import prompts
 from tools.reader import open_reader
 from unclip.cli.shell import run
 from unclip.errors import UnclipError
-from unclip.folder import located
+from unclip.places import located
 from unclip.system import UnCLIP
 
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")

@@ -16,8 +16,9 @@ from tools.reader import read
 from tools.reader.net import Reader
 from unclip.checkpoint import read_header
 from unclip.config import build, load
-from unclip.folder import FILE, SystemConfig
+from unclip.folder import SystemConfig
 from unclip.images import to_tensor
+from unclip.places import FILE
 from unclip.settings import Settings
 from unclip.system import UnCLIP
 from unclip.upsampling import upsample

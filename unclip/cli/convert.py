@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from unclip.interop.hub import ahead
+
 
 def convert(
     source: str,
@@ -25,14 +27,17 @@ def convert(
     dtype
         The precision of the weights that are written. Default: as they are.
     """
+    alone = ":" in source and not Path(source).exists()  # a CLIP for certain, and refused before it is downloaded
+    if alone:
+        _check_file(target, to)
+    else:
+        ahead(source)
     from unclip.checkpoint import save
     from unclip.devices import DTYPES
     from unclip.interop.systems import found, found_clip
     from unclip.interop.writing import convert as write
 
     cast = DTYPES[dtype] if dtype else None
-    if ":" in source and not Path(source).exists():  # a CLIP for certain, and refused before it is downloaded
-        _check_file(target, to)
     clip = found_clip(source)
     if clip is None:
         write(found(source), target, to, cast)

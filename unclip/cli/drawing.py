@@ -12,6 +12,7 @@ from cyclopts.types import NonNegativeInt, PositiveInt
 
 from unclip.cli.output import check_folder, progress, save, save_gif
 from unclip.cli.plan import plan
+from unclip.interop.hub import ahead
 from unclip.settings import Settings
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def draw(choices: Choices, make: Make, names: Names) -> None:
     common = choices.common
     check_folder(common.out)
     chosen = to_dict(build(Settings, asdict(choices.settings), "settings"))
+    ahead(common.model, weights=not common.dry_run)
     from unclip.opening import opened  # takes seconds: only once the request is known to make sense
     from unclip.system import UnCLIP
 

@@ -22,8 +22,8 @@ def inspect(*paths: Path) -> None:
 
 
 def _describe(path: Path) -> str:
-    from unclip.folder import SHIPPED
     from unclip.images import read_recipe
+    from unclip.places import SHIPPED
 
     if path.is_dir() or str(path) in SHIPPED:
         return _system(path)

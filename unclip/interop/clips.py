@@ -18,11 +18,12 @@ from unclip.config import to_dict
 from unclip.errors import UnclipError
 from unclip.interop import diffusers_names
 from unclip.interop.entries import copied, taking
-from unclip.interop.files import STEMS, chosen, folder_tensors, kind, open_openai, open_tensors
+from unclip.interop.files import folder_tensors, kind, open_openai, open_tensors
 from unclip.interop.hub import CLIP_STEMS, await_answer, fetched
 from unclip.interop.jsons import read_json
 from unclip.interop.tokenizer_files import read_merges
 from unclip.interop.transformers_configs import clip_config_of
+from unclip.interop.weight_names import STEMS, chosen
 
 
 def open_clip_weights(source: str) -> Weights:

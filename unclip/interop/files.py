@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from unclip.checkpoint import Lazy, stored
 from unclip.errors import UnclipError
+from unclip.interop.weight_names import PICKLES, STEMS, chosen
 
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".th")
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 SIZES = ("input_resolution", "context_length", "vocab_size")  # what OpenAI's archives hold beside weights
 MIB = 1 << 20
 KINDS = {
@@ -108,24 +107,6 @@ def folder_tensors(folder: str | Path, stems: Sequence[str] = STEMS) -> Mapping[
         if shard not in shards or name not in shards[shard]:
             raise UnclipError(f"{index}: {name!r} should be in {shard!r} and is not; get the folder again")
     return Lazy({name: shards[shard].__getitem__ for name, shard in owners.items()})
-
-
-def chosen(names: Collection[str], stems: Sequence[str] = STEMS) -> list[str]:
-    """Those of a folder's files that hold its weights: one file, or an index and its shards; [] if there are none.
-
-    Safetensors come before pickles, and full precision before half.
-    """
-    for suffix in (".safetensors", ".bin"):
-        for half in ("", ".fp16"):
-            for stem in stems:
-                single, index = f"{stem}{half}{suffix}", f"{stem}{suffix}.index{half}.json"
-                if single in names:
-                    return [single]
-                shard = re.compile(rf"{stem}({half}-\d+-of-\d+|-\d+-of-\d+{half}){suffix}".replace(".", r"\."))
-                shards = sorted(name for name in names if shard.fullmatch(name))
-                if index in names and shards:
-                    return [index, *shards]
-    return []
 
 
 def digest(paths: Iterable[str | Path]) -> str:

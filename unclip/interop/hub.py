@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from unclip.errors import UnclipError
-from unclip.interop.files import PICKLES, chosen
+from unclip.interop.weight_names import PICKLES, chosen
+from unclip.places import SHIPPED
 
 T = TypeVar("T")
 
@@ -19,7 +20,7 @@ KNOWN = {
     "karlo": "kakaobrain/karlo-v1-alpha",
     "karlo-image-variations": "kakaobrain/karlo-v1-alpha-image-variations",
 }
-PATIENCE = 4.0  # seconds for the hub's list of files
+PATIENCE = 3.5  # seconds for the hub's list of files
 CLIP_STEMS = ("open_clip_model", "open_clip_pytorch_model")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -56,6 +57,16 @@ def fetched(name: str, parts: Collection[str] | None = None, weights: bool = Tru
         return Path(snapshot_download(repo, allow_patterns=[glob.escape(path) for path in wanted]))
     except Exception as error:  # noqa: BLE001 (the library lets through those of its transports)
         raise _told(repo, error) from None
+
+
+def ahead(name: str, weights: bool = True) -> None:
+    """Downloads a model of the hub's that `fetched` is to find later, and does nothing for what lies on this disk.
+
+    For commands, before they import what takes seconds: so that a hub that is not to be reached is told of at once. Raises
+    UnclipError.
+    """
+    if name not in SHIPPED and not Path(name).exists():
+        fetched(name, weights=weights)
 
 
 def without_configs(name: str) -> UnclipError:
@@ -175,7 +186,7 @@ def _patiently(ask: Callable[[], T]) -> T:
     if failed:
         raise failed[0]
     if not found:
-        raise TimeoutError(f"no answer within {PATIENCE:.0f} s")
+        raise TimeoutError(f"no answer within {PATIENCE:g} s")
     return found[0]
 
 

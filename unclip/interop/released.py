@@ -15,11 +15,12 @@ from unclip.folder import Box, SystemConfig
 from unclip.interop import diffusers_configs, diffusers_names, native_configs, native_names
 from unclip.interop.diffusers_schedulers import scheduler_config
 from unclip.interop.entries import Entry, taking
-from unclip.interop.files import chosen, digest, folder_tensors, open_openai, open_stats, open_tensors
+from unclip.interop.files import digest, folder_tensors, open_openai, open_stats, open_tensors
 from unclip.interop.jsons import read_json
 from unclip.interop.native_configs import KARLO, STAGES, NativeShape
 from unclip.interop.tokenizer_files import read_merges
 from unclip.interop.transformers_configs import clip_config
+from unclip.interop.weight_names import chosen
 from unclip.stage import Sampling
 
 INDEX = "model_index.json"

@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from unclip.checkpoint import Weights
 from unclip.errors import UnclipError
-from unclip.folder import FILE, SHIPPED, Box, boxed
+from unclip.folder import Box, boxed
 from unclip.interop.clips import open_clip_weights, transformers_weights
 from unclip.interop.diffusers_schedulers import CLIP_RANGE
 from unclip.interop.hub import KNOWN, fetched, without_configs
 from unclip.interop.released import INDEX, diffusers_box, native_box
+from unclip.places import FILE, SHIPPED
 
 Arithmetic = Literal["own", "diffusers", "native"]
 """How released weights are drawn with: as diffusers does it (float32 tables, the prior's estimates within ±5, "!" read

@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from unclip.checkpoint import Weights, read_header, save, weights
 from unclip.config import to_dict
 from unclip.errors import UnclipError
-from unclip.folder import FILE, Box
+from unclip.folder import Box
 from unclip.interop.writing_diffusers import write_diffusers
 from unclip.interop.writing_native import write_native
+from unclip.places import FILE
 
 Layout = Literal["unclip", "diffusers", "native"]
 PCA = "pca.safetensors"

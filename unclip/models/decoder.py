@@ -12,12 +12,10 @@ from torch.nn import functional
 
 from unclip.config import Positive, PositiveFloat, config
 from unclip.errors import UnclipError
+from unclip.models.draft import Draft, DraftConfig
 from unclip.models.text import HiddenText, Null, OwnText, checked, last_real, null_token, require
 from unclip.models.unet import UNet, UNetConfig
 from unclip.nn.attention import KV
-
-DRAFT = 16
-"""The side of a decoder's draft, in pixels."""
 
 
 @config
@@ -44,9 +42,9 @@ class DecoderConfig:
     pooled_text: bool = False
     """Also add a projection of text_emb to the time embedding (Karlo)."""
     draft: Positive | None = None
-    """The width of an MLP that draws a coarse picture of image_emb (with pooled_text also of text_emb), which the U-Net sees
-    beside x, so that it need not read off tokens where things are. To give a trained decoder one: run.fresh = ["draft",
-    "unet.hint", "unet.hint_bypass"] beside --init."""
+    """The width of a `Draft` of image_emb (with pooled_text also of text_emb), which the U-Net sees beside x, so that it need
+    not read off tokens where things are. To give a trained decoder one: run.fresh = ["draft", "unet.hint",
+    "unet.hint_bypass"] beside --init; with run.pretrained its weights come from a training of its own."""
     null_text: Null = "learned"
     learned_variance: bool = True
 
@@ -103,7 +101,7 @@ class Decoder(nn.Module):
         self.text_state = nn.Linear(config.text_width, emb) if config.text == "own" else None
         self.text_emb = nn.Linear(d, emb) if config.pooled_text else None
         self.null_text_emb = null_token(d, config.null_text) if config.pooled_text else None
-        self.draft = _mlp(2 * d if config.pooled_text else d, config.draft, 3 * DRAFT**2) if config.draft else None
+        self.draft = _draft(config)
 
     def forward(
         self, x: Float[Tensor, "b 3 h w"], t: Num[Tensor, " b"], cond: DecoderCond | DecoderPrepared
@@ -127,16 +125,14 @@ class Decoder(nn.Module):
             states, real = self._states(cond)
             emb = emb + self.text_state(last_real(states, real)) if self.text_state is not None else emb
             context, mask = torch.cat([context, states], dim=1), torch.cat([mask, real], dim=1)
-        told = [image]
         if self.text_emb is not None:
-            told.append(self._pooled(cond))
-            emb = emb + self.text_emb(told[-1])
-        return DecoderPrepared(self.unet.context(context), mask, emb, self._drafted(told))
+            emb = emb + self.text_emb(self._pooled(cond))
+        return DecoderPrepared(self.unet.context(context), mask, emb, self._drafted(cond))
 
-    def _drafted(self, told: list[Tensor]) -> Float[Tensor, "b 3 s s"] | None:
+    def _drafted(self, cond: DecoderCond) -> Float[Tensor, "b 3 s s"] | None:
         if self.draft is None:
             return None
-        return rearrange(self.draft(torch.cat(told, dim=1)), "b (c h w) -> b c h w", c=3, h=DRAFT)
+        return self.draft(cond.image_emb, cond.text_emb, cond.keep_image, cond.keep_text)
 
     def _states(self, cond: DecoderCond) -> tuple[Tensor, Tensor]:
         name = "tokens" if self.config.text == "own" else "text_hidden"
@@ -157,10 +153,10 @@ class Decoder(nn.Module):
         return torch.where(cond.keep_text[:, None], emb, self.null_text_emb.to(emb.dtype))
 
 
-def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs)
-    )
+def _draft(config: DecoderConfig) -> Draft | None:
+    if config.draft is None:
+        return None
+    return Draft(DraftConfig(image_emb=config.image_emb, width=config.draft, text_emb=config.pooled_text))
 
 
 def _text(config: DecoderConfig) -> OwnText | HiddenText | None:

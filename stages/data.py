@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from webdataset.pipeline import DataPipeline
 
+from stages.memory import kept
 from stages.samples import ARRAYS, Decoding, layout
 from stages.shards import Faults, Shards, find, read
 from stages.streams import START, Position, Source, collate, decoded, stream
@@ -29,6 +30,8 @@ class DataConfig:
     image_size: pictures are resized to it (shorter side, bicubic, antialiased) and cropped to the centre.
     images: False leaves pictures undecoded. workers: reading processes per rank; 0 reads in the training process.
     shuffle: buffer in samples per worker. caption: which of a sample's captions training sees.
+    in_memory: shards are read once and decoded samples kept, each with one caption; for what is small, and trains faster
+    than shards can be read.
     """
 
     shards: str
@@ -38,6 +41,7 @@ class DataConfig:
     workers: Natural = 0
     shuffle: Natural = 2000
     caption: Literal["random", "first"] = "random"
+    in_memory: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,7 +90,8 @@ def batches(
     shards = find(config.shards, "data.shards")
     chosen_by = seed if config.caption == "random" else None
     decoding = _decoding(shards, config, chosen_by)
-    source = Source(shards, decoding, batch_size, seed, config.shuffle, rank, world, config.workers)
+    workers = 0 if config.in_memory else config.workers
+    source = Source(shards, decoding, batch_size, seed, config.shuffle, rank, world, workers)
     parts = world * source.streams
     if len(shards.paths) < parts:
         raise UnclipError(
@@ -100,7 +105,7 @@ def batches(
                 f"the saved position in the data has {name} = {start.get(name)}, this run has {now}; "
                 f"resume with {start.get(name)}, or begin a new run"
             )
-    return _endless(source, start)
+    return _from_memory(source, start) if config.in_memory else _endless(source, start)
 
 
 def validation_batches(config: DataConfig, batch_size: int, count: int, rank: int = 0, world: int = 1) -> list[Batch]:
@@ -140,6 +145,13 @@ def _one_pass(config: DataConfig, batch_size: int, rank: int, world: int, count:
         yield Batch(**collate(samples), position={}, skipped=faults.count, reason=faults.reason)
     if empty and faults.count:
         raise UnclipError(f"data.validation = {config.validation!r}: no good sample ({faults.reason})")
+
+
+def _from_memory(source: Source, start: Position) -> Iterator[Batch]:
+    """Batches of samples that are kept; the one stream of `start` is they."""
+    for columns, state, faults in kept(source, start["streams"][0]):
+        position = {**source.origin(), "next": 0, "reason": faults.reason, "streams": [state]}
+        yield Batch(**columns, position=position, skipped=faults.count, reason=faults.reason)
 
 
 def _endless(source: Source, start: Position) -> Iterator[Batch]:

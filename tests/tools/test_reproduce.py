@@ -1,0 +1,46 @@
+"""The order of a config folder's trainings, and where each finds what it needs. The chain itself runs in test_whole."""
+
+import itertools
+from pathlib import Path
+
+from tools.reproduce import Plan, steps
+from unclip.config import load, override, read_toml
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def commands(name: str, root: Path) -> dict[str, tuple[str, ...]]:
+    """The steps up to the decoder's training."""
+    folder = CONFIGS / name
+    plan = load(Plan, folder / "reproduce.toml")
+    found = {}
+    for step in steps(plan, folder, root, 1.0):
+        found[step.name] = step.words
+        if step.name == "train decoder":
+            return found
+    raise AssertionError("no decoder is trained")
+
+
+def test_a_draft_is_trained_before_the_decoder_that_begins_with_it(tmp_path: Path) -> None:
+    found = commands("demo", tmp_path)
+    trained = [name for name in found if name.startswith("train ")]
+    assert trained == ["train clip", "train prior", "train draft", "train decoder"]
+    assert found["train draft"][:2] == ("-m", "stages.draft")
+    tables = {
+        name: override(read_toml(CONFIGS / "demo" / f"{name}.toml"), found[f"train {name}"][3:])
+        for name in ("draft", "decoder")
+    }
+    weights = str(tmp_path / "runs" / "draft" / "weights.safetensors")
+    assert tables["decoder"]["run"]["pretrained"] == {"draft": weights}
+    assert f"{tables['draft']['run']['out']}/weights.safetensors" == weights
+    for table in tables.values():
+        assert table["clip"]["path"] == str(tmp_path / "runs" / "clip" / "weights.safetensors")
+        assert table["data"]["shards"] == str(tmp_path / "data" / "embedded" / "train")
+    assert tables["decoder"]["model"]["draft"] == tables["draft"]["model"]["width"]
+    assert tables["decoder"]["model"]["pooled_text"] == tables["draft"]["model"]["text_emb"]
+
+
+def test_without_a_config_of_a_draft_none_is_trained(tmp_path: Path) -> None:
+    found = commands("tiny", tmp_path)
+    assert "train draft" not in found
+    assert not any("pretrained" in word for word in itertools.chain(*found.values()))

@@ -20,7 +20,7 @@ from unclip.places import located
 from unclip.system import UnCLIP
 
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
-PARTS = ("alignment", "baselines", "prior", "upsamplers", "sweep")
+PARTS = ("alignment", "composition", "baselines", "prior", "upsamplers", "sweep")
 
 
 @app.default
@@ -52,7 +52,8 @@ def evaluate(
     training
         Training pictures rendered again, for retrieval and memorisation.
     parts
-        Which parts to measure, of alignment, baselines, prior, upsamplers, sweep.
+        Which parts to measure, of alignment (i.i.d. prompts), composition (held-out combinations), baselines, prior,
+        upsamplers, sweep.
     device
         auto, cpu, cuda, cuda:N or mps.
     """
@@ -69,7 +70,8 @@ def evaluate(
         made = {"system": opened.identity, "torch": torch.__version__, "device": str(opened.decoder.device)}
         work.say("made by", made, f"# {opened.identity['name']}, measured\n")
         parts_of_it = {
-            "alignment": lambda: measures.alignment(work),
+            "alignment": lambda: measures.alignment(work, "i.i.d. prompts", work.iid),
+            "composition": lambda: measures.alignment(work, "composition split", work.apart),
             "baselines": lambda: measures.baselines(work, smaller, training),
             "prior": lambda: measures.prior(work),
             "upsamplers": lambda: measures.enlargement(work, smaller),

@@ -52,13 +52,12 @@ class Work:
         report.write(self.out, self.found, "\n".join(self.text))
 
 
-def alignment(work: Work) -> None:
-    """The whole system on both splits."""
-    for name, told in (("i.i.d. prompts", work.iid), ("composition split", work.apart)):
-        images = draw.pictures(work.system, "unclip", told, work.progress(name, len(told)))
-        drawn = judged(work.reader, images, told)
-        report.sheet(work.out / f"{name.replace('.', '').replace(' ', '-')}.png", drawn, told)
-        work.say(name, drawn.aligned, report.alignment(f"The whole system, {name}", drawn.aligned))
+def alignment(work: Work, name: str, told: list[Prompt]) -> None:
+    """The whole system on the prompts of a split."""
+    images = draw.pictures(work.system, "unclip", told, work.progress(name, len(told)))
+    drawn = judged(work.reader, images, told)
+    report.sheet(work.out / f"{name.replace('.', '').replace(' ', '-')}.png", drawn, told)
+    work.say(name, drawn.aligned, report.alignment(f"The whole system, {name}", drawn.aligned))
 
 
 def baselines(work: Work, count: int, training: int) -> None:

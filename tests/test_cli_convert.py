@@ -32,7 +32,7 @@ def test_a_system_of_ours_keeps_all_it_has(cli, tmp_path):
         (["nothing", "new"], "'nothing': neither a folder nor a hub id; give a folder, ORG/NAME"),
         (["nobody/nothing", "new"], "nobody/nothing: not wholly in the cache"),
         (["demo", "new", "--to", "diffusers"], "2 upsamplers and a decoder; this layout holds"),
-        (["demo", "full"], "full: exists already; give a folder that is to be made"),
+        (["demo", "full"], "full: exists already; give another name"),
         (["ViT-L-14:nothing.pt", "new.safetensors"], "CLIP 'ViT-L-14:nothing.pt': "),
         (["ViT-L-14:nothing.pt", "new"], "new: a CLIP becomes one file; give a name that ends in .safetensors"),
     ],

@@ -122,6 +122,24 @@ def test_a_full_device_is_one_line(generate, monkeypatch):
     assert "the device is out of memory; lower --batch" in failure(err)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried …"),
+        RuntimeError("could not create a primitive"),
+    ],
+)
+def test_a_full_memory_is_one_line(generate, monkeypatch, error):
+    def full(self, *words, **named):
+        raise error
+
+    monkeypatch.setattr("unclip.stage.Stage.run", full)
+    code, _, err = generate("a cube", "-n", 1, "--size", 16)
+    assert code == 1
+    assert "out of memory; lower --batch or --size, or give --low-memory" in failure(err)
+
+
 def test_ctrl_c_keeps_finished_pictures(generate, tmp_path, monkeypatch):
     from unclip import drawing
 

@@ -1,17 +1,19 @@
 """A stage: what it calls, how often, and what its settings change."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
 from unclip.checkpoint import weights
+from unclip.diffusion.process import Process, ProcessConfig
 from unclip.errors import UnclipError
 from unclip.loading import Shelf
 from unclip.models.decoder import Decoder, DecoderCond
 from unclip.noise import stream
 from unclip.priors import finish
-from unclip.stage import Sampling, open_stage
+from unclip.stage import Sampling, Stage, open_stage
 
 from .systems import CONTEXT, SIZES, D
 
@@ -98,13 +100,49 @@ def test_guidance_leads_from_the_null_to_the_condition_and_beyond(stage, dtype):
 
 @pytest.mark.parametrize("threshold", ["static", "dynamic"])
 def test_thresholds_keep_estimates_inside_their_limit(stage, threshold):
-    free = next(stage.at(threshold="none").run(cond(True), noise(), cond(False)))
-    kept = next(stage.at(threshold=threshold, limit=0.5).run(cond(True), noise(), cond(False)))
+    free, kept = (
+        one.denoiser(cond(True), cond(False))(noise()(), 1000)
+        for one in (stage.at(threshold="none"), stage.at(threshold=threshold, limit=0.5))
+    )
     assert free.x0.abs().max() > 1
     assert 0.49 < kept.x0.abs().max() <= 0.5 + 1e-6
     assert torch.equal(kept.x0.sign(), free.x0.sign())
     clips = torch.allclose(kept.x0, free.x0.clamp(-0.5, 0.5))
     assert clips == (threshold == "static")
+
+
+class Erring(torch.nn.Module):
+    """The exact noise of pictures of variance 0.25, a hundredth of it wrong."""
+
+    def __init__(self, process):
+        super().__init__()
+        self.process, self.weight = process, torch.nn.Parameter(torch.zeros(()))
+
+    def prepare(self, cond):
+        return cond
+
+    def forward(self, x, t, cond):
+        alpha_bar = self.process.schedule.at(int(t[0]))
+        eps = x * (1 - alpha_bar).sqrt() / (0.25 * alpha_bar + 1 - alpha_bar)
+        return eps + 0.01 * (9.0 * x + int(t[0])).sin()
+
+
+@pytest.mark.parametrize("steps", [25, 100, 250])
+def test_a_net_that_predicts_noise_can_be_inverted(steps):
+    """Where there is no signal its errors would be multiplied: at t = T of this schedule by 20,000."""
+    process = Process(ProcessConfig(schedule="cosine", predicts="eps"))
+    stage = Stage("decoder", Erring(process), process, Sampling(steps=steps, threshold="none"))
+    x0 = 0.5 * torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    x_T = finish(stage, stage.invert(None, x0))
+    again = finish(stage, stage.run(None, lambda: x_T))
+    error = float((again - x0).square().mean())
+    assert 10 * math.log10(4 / error) > {25: 25, 100: 35, 250: 40}[steps]
+    whole = stage.at(threshold="static").times
+    assert (whole[0], len(whole)) == (1000, steps + 1)
+    assert stage.times == [t for t in whole if process.schedule.at(t) >= 1e-3]
+    kept = Stage("decoder", stage.net, Process(ProcessConfig(predicts="v")), stage.sampling)
+    assert kept.times == whole
+    assert stage.at(steps=1).times == [1000, 0]  # there is no other
 
 
 def test_settings_change_a_copy_and_only_what_is_given(stage):

@@ -10,7 +10,7 @@ from unclip.catalogue import draws
 from unclip.drawing import Parts
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.manipulations import Inpainting, Manipulation
-from unclip.priors import EmbeddingPrior
+from unclip.priors import EmbeddingPrior, NoPrior
 from unclip.settings import Settings
 from unclip.sources import Source
 from unclip.stage import Stage
@@ -60,6 +60,20 @@ def chosen(parts: Parts, settings: Settings) -> dict[str, Any]:
     }
 
 
+def check_parts(parts: Parts, settings: Settings, one: Manipulation, given: Sequence[Source]) -> None:
+    """Raises UnclipError, before anything is drawn, for what needs a part that these systems lack: they read texts only, or
+    no texts."""
+    embedded = [source for source in given if source.pixels is not None and not isinstance(one, Inpainting)]
+    if parts.clip.config.vision is None and (embedded or parts.best_of > 1):
+        what = "a picture's embedding" if embedded else f"the best of {parts.best_of} pictures (best_of)"
+        raise UnclipError(
+            f"{parts.clip.weights.where}: this CLIP reads texts only, and {what} needs its picture tower; add the image_encoder"
+            " folder of the same CLIP, as Karlo's image variations have it"
+        )
+    if isinstance(parts.prior, NoPrior) and (draws(one, given) or (settings.negative and settings.guidance != 1)):
+        parts.prior.refuse()
+
+
 def plan(
     parts: Parts, settings: Settings, made: Sequence[tuple[Manipulation, int]], given: Sequence[Source], batch: int
 ) -> dict[str, int]:
@@ -71,9 +85,8 @@ def plan(
     away = bool(settings.negative) and settings.guidance != 1
     drawn = len(batches) * (prompted + away) * parts.best_of + len(texts)
     rounds = made[0][0].rounds if isinstance(made[0][0], Inpainting) else 1
-    how = parts.decoder.sampling
-    times = parts.decoder.process.schedule.times(how.steps, how.spacing)
-    steps = {INVERSION: len(inverted) * sum(t > 1 for t in times)}
+    upwards = parts.decoder.at(threshold="none").times
+    steps = {INVERSION: len(inverted) * sum(t > 1 for t in upwards)}
     steps |= {name: drawn * number for name, number in parts.prior.steps.items()}
     steps[parts.decoder.name] = len(batches) * _taken(parts.decoder, rounds) * parts.best_of
     for stage in parts.upsamplers:
@@ -84,7 +97,7 @@ def plan(
 
 def _taken(stage: Stage, rounds: int) -> int:
     """Steps of one run; the last is taken once."""
-    return rounds * (stage.sampling.steps - 1) + 1
+    return rounds * (len(stage.times) - 2) + 1
 
 
 def _decoder_changes(settings: Settings) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def build_net(config: ClipConfig) -> open_clip.CLIP:
     vision: dict[str, Any] = {"layers": 1, "width": 64} if config.vision is None else dict(config.vision)
     try:
         net = open_clip.CLIP(config.embed_dim, vision, text, quick_gelu=config.quick_gelu)  # type: ignore[arg-type]
-    except (TypeError, ValueError, AssertionError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
         raise UnclipError(f"open_clip cannot build this CLIP: {error}") from None
     if config.vision is None:
         del net.visual

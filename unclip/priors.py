@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +89,7 @@ class DiffusionPrior:
     @property
     def steps(self) -> dict[str, int]:
         """How often one draw calls `on_step`."""
-        return {self.stage.name: self.candidates * self.stage.sampling.steps}
+        return {self.stage.name: self.candidates * (len(self.stage.times) - 1)}
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -110,6 +110,10 @@ class NoPrior:
     """Stands where a system has no prior: it draws from pictures and embeddings, and refuses texts."""
 
     def draw(self, prompts: Prompts, seeds: Sequence[Seed], on_step: OnStep = silent) -> Float[Tensor, "b d"]:
+        """Raises UnclipError."""
+        self.refuse()
+
+    def refuse(self) -> NoReturn:
         """Raises UnclipError."""
         raise UnclipError(
             "this system has no prior to draw from a text; give it a picture (unclip vary), or another system"

@@ -24,6 +24,8 @@ from unclip.noise import Noise
 
 N = TypeVar("N", bound=nn.Module)
 
+LEAST_SIGNAL = 1e-3  # alpha_bar below which an estimate of x0 from predicted noise is mostly that net's error
+
 
 @config
 class Sampling:
@@ -69,6 +71,21 @@ class Stage(Generic[N]):
         """Where the net computes."""
         return next(self.net.parameters()).device if self.shelf is None else self.shelf.device
 
+    @property
+    def times(self) -> list[int]:
+        """The times of its steps, falling to 0.
+
+        A net that predicts noise says nothing of x0 where there is no signal: dividing by sqrt(alpha_bar) there, 0.00005 for
+        Karlo, multiplies its error. Clipped, the estimate is harmless; unclipped it would undo an inversion, so those
+        times are left out.
+        """
+        schedule = self.process.schedule
+        times = schedule.times(self.sampling.steps, self.sampling.spacing)
+        if self.process.config.predicts != "eps" or self.sampling.threshold != "none":
+            return times
+        kept = [t for t in times if float(schedule.at(t)) >= LEAST_SIGNAL]
+        return kept if len(kept) > 1 else times
+
     def denoiser(self, cond: Any, uncond: Any = None) -> Denoiser:
         """The stage's estimate of x0 from (x_t, t) under `cond`, guided away from `uncond`, thresholded."""
         how = self.sampling
@@ -86,8 +103,7 @@ class Stage(Generic[N]):
 
         Where pixels are `known`, they are drawn around by DDIM's steps, whatever the sampler.
         """
-        how, schedule = self.sampling, self.process.schedule
-        times = schedule.times(how.steps, how.spacing)
+        how, schedule, times = self.sampling, self.process.schedule, self.times
         denoise = self.denoiser(cond, uncond)
         x = noise().to(torch.promote_types(self.dtype, torch.float32))
         if known is None:
@@ -96,8 +112,8 @@ class Stage(Generic[N]):
 
     def invert(self, cond: Any, x0: Float[Tensor, "b ..."]) -> Iterator[Step]:
         """The steps from data to the x_T that DDIM leads back from, unguided and unclipped (2105.05233, app. F)."""
-        times = self.process.schedule.times(self.sampling.steps, self.sampling.spacing)
-        return ddim_invert(self.at(guidance=1.0, threshold="none").denoiser(cond), x0, times, self.process.schedule)
+        bare = self.at(guidance=1.0, threshold="none")
+        return ddim_invert(bare.denoiser(cond), x0, bare.times, self.process.schedule)
 
     def at(self, **changes: Any) -> "Stage[N]":
         """This stage with other sampling settings; None leaves one as it is.

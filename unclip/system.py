@@ -210,6 +210,7 @@ class UnCLIP:
         chosen = self.resolve(build(Settings, asked(made[0][0], given, settings), name))
         warn_of_strangers(self.config, [text for one, _ in made for text in texts(one, given)])
         system = self.at(chosen)
+        choices.check_parts(system, chosen, made[0][0], given)
         bench, told = system._bench(on_step), [one.recipe for one in given]
         starts = (
             dataclasses.replace(one.start(bench, given, seed), about={"options": to_dict(one), "sources": told})

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unclip.conditioning import Prompts, read
 from unclip.diffusion.process import Process, ProcessConfig
+from unclip.interop.systems import found
 from unclip.system import UnCLIP
 
 from . import pipelines
@@ -106,4 +107,31 @@ def test_whole_runs_in_float64(text_pipeline: Any, karlo: Path, steps: tuple[int
     mine = found.image_emb[None], last["decoder"].clamp(-1, 1), last["upsampler-64"]
     for one, other in zip(mine, theirs, strict=True):
         assert relative(one, other) <= 1e-5
-    assert system.clip.tokenizer([PROMPT], 77)[0][0, 3].item() != 0  # the "!" is read
+    ids, mask = system.clip.tokenizer([PROMPT], 77)
+    *words, padding, end = text_pipeline.tokenizer(PROMPT).input_ids
+    assert padding == 0  # transformers takes "!" for the padding, whose id is 0
+    assert ids[0, : len(words) + 2].tolist() == [*words, 256, end]  # and here it is read, as "!</w>"
+    assert mask[0].sum() == len(words) + 2
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "tables", "limit", "padding", "noise", "fit"),
+    [
+        ("own", "float64", 10.0, None, "streams", "square"),
+        ("native", "float64", 10.0, None, "native", "squash"),
+        ("diffusers", "float32", 5.0, "!", "diffusers", "shortest"),
+    ],
+)
+def test_each_arithmetic_is_what_the_documentation_says(
+    karlo: Path, arithmetic: Any, tables: str, limit: float, padding: str | None, noise: str, fit: str
+) -> None:
+    box = found(karlo, arithmetic)
+    assert box.config.noise == noise
+    assert (box.clip.header.model["padding_text"], box.clip.header.model["fit"]) == (padding, fit)
+    for stage in (box.prior, box.decoder, *box.upsamplers):
+        assert stage is not None
+        assert stage.header.process["tables"] == tables
+    assert box.prior is not None
+    assert box.prior.header.sampling["limit"] == limit
+    opened = UnCLIP.from_pretrained(karlo, "cpu", arithmetic=arithmetic)
+    assert opened.decoder.process.schedule.alpha_bar.dtype == getattr(torch, tables)

@@ -91,7 +91,20 @@ def test_a_single_step_works_which_crashes_there(karlo: Path) -> None:
 def test_without_a_prior_texts_are_refused_in_one_line(variations: Path) -> None:
     system = UnCLIP.from_pretrained(variations, "cpu")
     with pytest.raises(UnclipError, match="has no prior to draw from a text; give it a picture"):
-        next(system.generate("a dog", [0]))
+        system.generate("a dog", [0])  # before the first is asked for
+    with pytest.raises(UnclipError, match="has no prior to draw from a text"):
+        system.interpolate(picture(), "a dog", frames=2)
+
+
+def test_without_a_picture_tower_pictures_are_refused_in_one_line(karlo: Path) -> None:
+    system = UnCLIP.from_pretrained(karlo, "cpu")
+    for ask in (lambda: system.vary(picture()), lambda: system.generate("a dog", [0], best_of=2)):
+        with pytest.raises(
+            UnclipError, match=r"this CLIP reads texts only, and .* needs its picture tower; add"
+        ) as refused:
+            ask()
+        assert "\n" not in str(refused.value)
+    assert system.generate("a dog", [0], init=torch.zeros(32)).plan
 
 
 def test_every_net_call_in_float32(text_pipeline: Any, variation_pipeline: Any, karlo: Path, variations: Path) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+import stages.memory
 from stages.data import DataConfig, batches
 from unclip.errors import UnclipError
 
-from .test_data import damage, folder, keys, plain, same, take  # noqa: F401 (folder is a fixture)
+from .test_data import damage, folder, keys, picture, plain, same, sample, take, write  # noqa: F401 (folder is a fixture)
 
 
 def kept(folder: Path, **options: Any) -> DataConfig:  # noqa: F811
@@ -46,6 +47,15 @@ def test_resuming_continues_bitwise(folder: Path, stop: int) -> None:  # noqa: F
     position = json.loads(json.dumps(whole[stop - 1].position))
     again = take(20 - stop, kept(folder), batch=4, position=position)
     assert all(same(a, b) for a, b in zip(whole[stop:], again, strict=True))
+
+
+def test_pictures_of_two_sizes_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    write(folder / "00000.tar", {"000": sample(0, png=picture(0, size=8))})
+    for chunk in (1000, 6):
+        monkeypatch.setattr(stages.memory, "CHUNK", chunk)
+        with pytest.raises(UnclipError, match=r"pictures differ in size.*; set data\.image_size"):
+            take(1, kept(folder))
+        assert len(keys(take(6, kept(folder, image_size=4)))) == 18
 
 
 def test_shards_are_read_once(folder: Path) -> None:  # noqa: F811

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from unclip.errors import UnclipError
 from unclip.interop.hub import ahead
 
 
@@ -27,6 +28,9 @@ def convert(
     dtype
         The precision of the weights that are written. Default: as they are.
     """
+    # as when it is written, but before a download
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UnclipError(f"{target}: exists already; give another name")
     alone = ":" in source and not Path(source).exists()  # a CLIP for certain, and refused before it is downloaded
     if alone:
         _check_file(target, to)
@@ -49,11 +53,7 @@ def convert(
 
 def _check_file(target: Path, to: str) -> None:
     """Raises UnclipError for what a CLIP alone cannot be written as."""
-    from unclip.errors import UnclipError
-
     if target.suffix != ".safetensors":
         raise UnclipError(f"{target}: a CLIP becomes one file; give a name that ends in .safetensors")
     if to != "unclip":
         raise UnclipError(f"--to {to}: of whole systems; a CLIP alone becomes a file of ours")
-    if target.exists():
-        raise UnclipError(f"{target}: exists already; give another name")

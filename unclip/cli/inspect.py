@@ -54,10 +54,15 @@ def _checkpoint(path: Path) -> str:
 def _system(folder: Path) -> str:
     import torch
 
-    from unclip.folder import assembled, boxed
+    from unclip.folder import assembled
+    from unclip.interop.systems import found
     from unclip.loading import Shelf
+    from unclip.places import FILE, located
 
-    parts = assembled(boxed(folder), Shelf(torch.device("cpu")))
+    released = not (
+        located(folder) / FILE
+    ).is_file()  # of which some are larger than memory: only their configs are read
+    parts = assembled(found(folder), Shelf(torch.device("cpu"), low_memory=released))
     stages = [stage for stage in (parts.prior, parts.decoder, *parts.upsamplers) if stage is not None]
     lines = [f"{folder}: the system {parts.config.name!r}, all parts fit together"]
     lines.append(f"  clip: {parts.config.clip} ({parts.clip.fingerprint[:12]})")

@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError
 from unclip.errors import UnclipError, UnclipWarning
 
 INTERRUPTED = 130
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "could not create a primitive")  # how torch's CPU libraries say it
 
 
 def run(app: App) -> None:
@@ -31,10 +32,12 @@ def run(app: App) -> None:
         except KeyboardInterrupt:
             print("stopped; what was finished is kept", file=sys.stderr)
             sys.exit(INTERRUPTED)
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, which --help does without
+        except (RuntimeError, MemoryError) as error:
+            if type(error).__name__ == "OutOfMemoryError":  # torch's, which --help does without
+                sys.exit("error: the device is out of memory; lower --batch or --size, or give --device cpu")
+            if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)):
                 raise
-            sys.exit("error: the device is out of memory; lower --batch or --size, or give --device cpu")
+            sys.exit("error: out of memory; lower --batch or --size, or give --low-memory or --dtype bfloat16")
         except BrokenPipeError:
             sys.exit(1)
         except OSError as error:

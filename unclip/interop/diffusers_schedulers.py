@@ -1,5 +1,6 @@
 """UnCLIPScheduler's JSON configs, and what we call process and sampling."""
 
+import math
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -38,9 +39,9 @@ def scheduler_config(json: Json, role: Role) -> tuple[ProcessConfig, Sampling]:
     for key, known in (("prediction_type", PREDICTS), ("variance_type", VARIANCES)):
         if v[key] not in known:
             refuse(where, key, v[key], " or ".join(map(repr, known)))
-    if v["num_train_timesteps"] < 2 or v["clip_sample_range"] <= 0:
-        key = "num_train_timesteps" if v["num_train_timesteps"] < 2 else "clip_sample_range"
-        refuse(where, key, v[key], "more")
+    for key, least in (("num_train_timesteps", 2), ("clip_sample_range", 0)):
+        if not (least <= v[key] < math.inf and v[key] > 0):
+            refuse(where, key, v[key], "more" if v[key] < math.inf else "a number")
     process = ProcessConfig(
         timesteps=v["num_train_timesteps"],
         predicts=PREDICTS[v["prediction_type"]],  # type: ignore[arg-type]

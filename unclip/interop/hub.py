@@ -6,11 +6,12 @@ import json
 import re
 import threading
 import urllib.request
+import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
-from unclip.errors import UnclipError
+from unclip.errors import UnclipError, UnclipWarning
 from unclip.interop.weight_names import PICKLES, chosen
 from unclip.places import SHIPPED
 
@@ -20,6 +21,7 @@ KNOWN = {
     "karlo": "kakaobrain/karlo-v1-alpha",
     "karlo-image-variations": "kakaobrain/karlo-v1-alpha-image-variations",
 }
+PICTURES = {KNOWN["karlo"]: KNOWN["karlo-image-variations"]}  # where CLIP's picture tower lies that a system lacks
 PATIENCE = 3.5  # seconds for the hub's list of files
 CLIP_STEMS = ("open_clip_model", "open_clip_pytorch_model")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -67,6 +69,22 @@ def ahead(name: str, weights: bool = True) -> None:
     """
     if name not in SHIPPED and not Path(name).exists():
         fetched(name, weights=weights)
+        picture_tower(name, weights)
+
+
+def picture_tower(name: str, weights: bool = True) -> Path | None:
+    """Where CLIP's `image_encoder` lies for a model of the hub's that holds only CLIP's text tower; None for all others.
+
+    Where it cannot be had, None too, with a warning: texts can be drawn without it.
+    """
+    repo = None if Path(name).is_dir() else PICTURES.get(KNOWN.get(name, name))
+    if repo is None:
+        return None
+    try:
+        return fetched(repo, ["image_encoder"], weights)
+    except UnclipError as error:
+        warnings.warn(f"CLIP reads texts only here, no pictures ({error})", UnclipWarning, stacklevel=2)
+        return None
 
 
 def without_configs(name: str) -> UnclipError:

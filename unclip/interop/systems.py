@@ -9,7 +9,7 @@ from unclip.errors import UnclipError
 from unclip.folder import Box, boxed
 from unclip.interop.clips import open_clip_weights, transformers_weights
 from unclip.interop.diffusers_schedulers import CLIP_RANGE
-from unclip.interop.hub import KNOWN, fetched, without_configs
+from unclip.interop.hub import fetched, picture_tower, without_configs
 from unclip.interop.released import INDEX, diffusers_box, native_box
 from unclip.places import FILE, SHIPPED
 
@@ -21,14 +21,14 @@ tables, ±10, every character read, and noise by stage and seed. Each has its ow
 FITS = {"own": "square", "diffusers": "shortest", "native": "squash"}  # a picture into CLIP's square
 LIMIT = 10.0  # of the prior's estimates, in native Karlo
 CLIP_CONFIG = "open_clip_config.json"
-PICTURES = {KNOWN["karlo"]: KNOWN["karlo-image-variations"]}  # where the image encoder lies that a system lacks
 
 
 def found(name: str | Path, arithmetic: Arithmetic = "own", weights: bool = True) -> Box:
     """The system of that name or in that folder, released ones under some arithmetic; see `Arithmetic`.
 
-    "karlo", or another model's id on the hub, is downloaded unless it is in the hub's cache; without `weights` only its
-    configs, and then nothing of the box can be read. Raises UnclipError.
+    "karlo", or another model's id on the hub, is downloaded unless it is in the hub's cache ("karlo" with CLIP's picture
+    tower, which lies in another repository); without `weights` only its configs, and then nothing of the box can be read.
+    Raises UnclipError.
     """
     if str(name) in SHIPPED or (Path(name) / FILE).is_file():
         return _ours(boxed(name), arithmetic)
@@ -39,9 +39,7 @@ def found(name: str | Path, arithmetic: Arithmetic = "own", weights: bool = True
     folder = fetched(str(name), weights=weights)
     if not weights and not _released(folder):
         raise without_configs(str(name))
-    lacking = None if Path(name).is_dir() else PICTURES.get(KNOWN.get(str(name), str(name)))
-    pictures = fetched(lacking, ["image_encoder"], weights) if lacking is not None else None
-    box = diffusers_box(folder, pictures) if (folder / INDEX).is_file() else native_box(folder)
+    box = diffusers_box(folder, picture_tower(str(name), weights)) if (folder / INDEX).is_file() else native_box(folder)
     return under(replace(box, config=replace(box.config, name=Path(str(name)).name)), arithmetic)
 
 

@@ -1,6 +1,7 @@
 """The order of a config folder's trainings, and where each finds what it needs. The chain itself runs in test_whole."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 from tools.reproduce import Plan, steps
@@ -9,9 +10,8 @@ from unclip.config import load, override, read_toml
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def commands(name: str, root: Path) -> dict[str, tuple[str, ...]]:
+def commands(folder: Path, root: Path) -> dict[str, tuple[str, ...]]:
     """The steps up to the decoder's training."""
-    folder = CONFIGS / name
     plan = load(Plan, folder / "reproduce.toml")
     found = {}
     for step in steps(plan, folder, root, 1.0):
@@ -22,12 +22,14 @@ def commands(name: str, root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def test_a_draft_is_trained_before_the_decoder_that_begins_with_it(tmp_path: Path) -> None:
-    found = commands("demo", tmp_path)
+    folder = shutil.copytree(CONFIGS / "demo", tmp_path / "configs")
+    shutil.copytree(CONFIGS / "draft", folder, dirs_exist_ok=True)
+    found = commands(folder, tmp_path)
     trained = [name for name in found if name.startswith("train ")]
     assert trained == ["train clip", "train prior", "train draft", "train decoder"]
     assert found["train draft"][:2] == ("-m", "stages.draft")
     tables = {
-        name: override(read_toml(CONFIGS / "demo" / f"{name}.toml"), found[f"train {name}"][3:])
+        name: override(read_toml(folder / f"{name}.toml"), found[f"train {name}"][3:])
         for name in ("draft", "decoder")
     }
     weights = str(tmp_path / "runs" / "draft" / "weights.safetensors")
@@ -41,6 +43,6 @@ def test_a_draft_is_trained_before_the_decoder_that_begins_with_it(tmp_path: Pat
 
 
 def test_without_a_config_of_a_draft_none_is_trained(tmp_path: Path) -> None:
-    found = commands("tiny", tmp_path)
+    found = commands(CONFIGS / "tiny", tmp_path)
     assert "train draft" not in found
     assert not any("pretrained" in word for word in itertools.chain(*found.values()))

@@ -48,11 +48,33 @@ def test_mistakes_are_one_line_and_leave_nothing(cli, tmp_path, monkeypatch, off
     assert names(tmp_path) == ["full", "mine.txt"]
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["vary", "nothing.png", "--model", "karlo"], "nothing.png: no such picture"),
+        (["edit", "nothing.png", "--to", "a cat", "--model", "karlo"], "nothing.png: no such picture"),
+        (["reconstruct", "nothing.png", "--model", "karlo"], "nothing.png: no such picture"),
+        (["generate", "a cat", "--init", "nothing.png", "--model", "karlo"], "nothing.png: no such picture"),
+        (["inpaint", "nothing.png", "--mask", "m.png", "a cat", "--model", "karlo"], "nothing.png: no such picture"),
+        (["convert", "karlo", "full"], "full: exists already; give another name"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_a_download(cli, tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("kept")
+    monkeypatch.setattr("unclip.interop.hub.fetched", lambda *given, **named: pytest.fail("it asked the hub"))
+    code, out, err = cli(*words)
+    assert (code, out) == (1, "")
+    assert one_line(err), err
+    assert told in err
+
+
 def test_dry_run_plans_and_draws_nothing(cli, folder, tmp_path):
     code, out, err = cli("generate", "a red cube", "--model", folder, "--out", tmp_path / "out", "--dry-run")
     assert (code, err) == (0, "")
     rows = [line.split()[0] for line in out.splitlines()]
-    assert rows == ["clip", "prior", "decoder", "upsampler-64", "upsampler-256", "weights"]
+    assert rows == ["clip", "prior", "decoder", "upsampler-64", "upsampler-256", "weights", "pictures"]
     assert out.splitlines()[1].endswith("6 steps")  # three for each of two candidates; four pictures are one batch
     assert not (tmp_path / "out").exists()
 

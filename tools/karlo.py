@@ -72,13 +72,14 @@ def compare(share: float, steps: tuple[int, int, int], repeats: int) -> None:
             f"Karlo with widths of {share:g} ({count / 1e6:.0f}M values), one picture, {steps} steps, {_threads()} threads:"
         )
         told = [str(folder), *map(str, steps), PROMPT]
-        few = [str(folder), "12", "12", "4", PROMPT]
+        half = [max(2, number // 2) for number in steps]
+        few = [str(folder), *map(str, half), PROMPT]
         ways = {
             "diffusers, float32": [THEIRS, *told],
             "unclip, float32": [OURS, *told, "float32", "diffusers", "yes"],
             "unclip, bfloat16": [OURS, *told, "bfloat16", "diffusers", "yes"],
             "unclip, no KV cache": [OURS, *told, "float32", "diffusers", "no"],
-            "unclip, 12 + 12 + 4": [OURS, *few, "float32", "own", "yes"],
+            f"unclip, {' + '.join(map(str, half))} steps": [OURS, *few, "float32", "own", "yes"],
         }
         for name, words in ways.items():
             words.insert(6, str(folder / f"{name}.npy"))  # where its picture goes

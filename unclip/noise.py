@@ -22,7 +22,7 @@ class Thread:
     """All the noise of one picture from one generator, in the order in which it is drawn, as released pipelines do it.
 
     diffusers: x_T and each step's noise but the last's, stage after stage. `native` Karlo: also the last step's, which
-    it multiplies by 0; and under guidance, so in all stages but upsamplers, for two rows, of which it uses the first.
+    it multiplies by 0; and in all stages but upsamplers, whatever their guidance, for two rows, of which it uses the first.
     """
 
     seed: int

@@ -16,6 +16,8 @@ from .fake_hub import stored
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
+ROWS = ["clip", "prior", "decoder", "upsampler-64", "weights", "pictures"]
+
 
 def bare(folder: Path, target: Path) -> Path:
     """A copy without weights."""
@@ -41,7 +43,7 @@ def test_a_folder_without_weights_gives_its_plan(karlo: Path, tmp_path: Path, pl
     told = plan(bare(karlo, tmp_path / "karlo"))
     assert told == plan(karlo)
     rows = {line.split()[0]: line for line in told.splitlines()}
-    assert list(rows) == ["clip", "prior", "decoder", "upsampler-64", "weights"]
+    assert list(rows) == ROWS
     assert rows["prior"].endswith("25 steps")
     with pytest.raises(UnclipError, match="no weights in this folder") as refused:
         opened(tmp_path / "karlo", "cpu", "auto", low_memory=False, arithmetic="own")
@@ -81,7 +83,7 @@ def test_a_model_of_the_hub_whose_configs_alone_are_here_gives_its_plan(
     bare(variations, stored(hub, "kakaobrain/karlo-v1-alpha-image-variations", [], files(variations)))
     told = plan("karlo")
     assert plan("kakaobrain/karlo-v1-alpha") == told
-    assert [line.split()[0] for line in told.splitlines()] == ["clip", "prior", "decoder", "upsampler-64", "weights"]
+    assert [line.split()[0] for line in told.splitlines()] == ROWS
     assert found("karlo", weights=False).clip.header.model["vision"]["image_size"] == 28
     with pytest.raises(UnclipError, match="karlo-v1-alpha: not wholly in the cache"):
         found("karlo")

@@ -142,6 +142,31 @@ def edit(path: Path, key: str, value: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
 
 
+def test_more_steps_reconstruct_better(folder: Path) -> None:
+    """As they do not where an estimate of x0 is predicted noise divided by next to nothing (`Stage.times`)."""
+    system = UnCLIP.from_pretrained(folder, "cpu")
+    smooth = picture().resize((16, 16)).resize((64, 64), Image.Resampling.BICUBIC)
+    small = np.asarray(smooth.resize((16, 16), Image.Resampling.BICUBIC), float)
+    errors = [
+        float(np.square(np.asarray(next(system.reconstruct(smooth, steps=steps, size=16)).image, float) - small).mean())
+        for steps in (25, 100)
+    ]
+    assert errors[1] < errors[0] < 255**2 / 10**1.2  # 12 dB: random nets, at 25 steps
+
+
+def test_pictures_are_seen_as_the_feature_extractor_says(variations: Path, tmp_path: Path) -> None:
+    whole = shutil.copytree(variations, tmp_path / "variations")
+    told = whole / "feature_extractor" / "preprocessor_config.json"
+    edit(told, "image_mean", [0.5, 0.4, 0.3])
+    edit(told, "image_std", [0.2, 0.2, 0.1])
+    model = found(whole).clip.header.model
+    assert (tuple(model["mean"]), tuple(model["std"])) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    edit(told, "crop_size", {"height": 28, "width": 56})
+    with pytest.raises(UnclipError, match=r"preprocessor_config\.json: crop_size = .*; expected 28") as refused:
+        found(whole)
+    assert "\n" not in str(refused.value)
+
+
 def test_native_files_say_what_the_folder_says(folder: Path, tmp_path: Path) -> None:
     shape = NativeShape(head_channels=8, clip_head_channels=8, size=16, upsampled=64)
     (tmp_path / "native").mkdir()

@@ -29,8 +29,7 @@ def test_a_draft_is_trained_before_the_decoder_that_begins_with_it(tmp_path: Pat
     assert trained == ["train clip", "train prior", "train draft", "train decoder"]
     assert found["train draft"][:2] == ("-m", "stages.draft")
     tables = {
-        name: override(read_toml(folder / f"{name}.toml"), found[f"train {name}"][3:])
-        for name in ("draft", "decoder")
+        name: override(read_toml(folder / f"{name}.toml"), found[f"train {name}"][3:]) for name in ("draft", "decoder")
     }
     weights = str(tmp_path / "runs" / "draft" / "weights.safetensors")
     assert tables["decoder"]["run"]["pretrained"] == {"draft": weights}

@@ -1,7 +1,7 @@
 """What all commands that draw have in common: their options, opening the system, the bars, and what is left behind."""
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
 
-from unclip.cli.output import check_folder, progress, save, save_gif
+from unclip.cli.output import check_files, check_folder, progress, save, save_gif
 from unclip.cli.plan import plan
 from unclip.interop.hub import ahead
 from unclip.settings import Settings
@@ -105,12 +105,13 @@ class Names:
     gif: bool = False
 
 
-def draw(choices: Choices, make: Make, names: Names) -> None:
-    """Opens the system, draws, and saves each picture as soon as it is finished; prints where."""
+def draw(choices: Choices, make: Make, names: Names, files: Iterable[Path] = ()) -> None:
+    """Opens the system, draws, and saves each picture as soon as it is finished; prints where. `files` have to be there."""
     from unclip.config import build, to_dict
 
     common = choices.common
     check_folder(common.out)
+    check_files(files)
     chosen = to_dict(build(Settings, asdict(choices.settings), "settings"))
     ahead(common.model, weights=not common.dry_run)
     from unclip.opening import opened  # takes seconds: only once the request is known to make sense

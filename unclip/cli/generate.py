@@ -33,4 +33,5 @@ def generate(
         choices,
         lambda system, drawing: system.generate(words, seeds, init=init, **drawing),
         Names(slug(words[0]), names, columns),
+        [] if init is None else [init],
     )

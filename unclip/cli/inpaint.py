@@ -34,4 +34,5 @@ def inpaint(
         choices,
         lambda system, drawing: system.inpaint(image, mask, prompt, seeds=several.seeds, rounds=rounds, **drawing),
         Names(f"{slug(image.stem)}-{slug(prompt)}"[:60]),
+        [image, mask],
     )

@@ -48,6 +48,7 @@ def vary(
         choices,
         lambda system, drawing: system.vary(image, seeds=several.seeds, strength=strength, prompt=prompt, **drawing),
         Names(f"{slug(image.stem)}-variation"),
+        [image],
     )
 
 
@@ -139,6 +140,7 @@ def edit(
         choices,
         lambda system, drawing: system.text_diff(image, to, theta=thetas, **told, **drawing),
         Names(stem, [f"{stem}-{theta:g}" for theta in thetas], len(thetas), gif),
+        [image],
     )
 
 
@@ -187,4 +189,4 @@ def reconstruct(
         return system.reconstruct(latent, None, prompt, seed, **drawing)
 
     one = [f"{stem}-{count}" for count in components] if components else [stem]
-    draw(choices, make, Names(stem, one, len(one), gif))
+    draw(choices, make, Names(stem, one, len(one), gif), [image])

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,13 @@ def check_folder(folder: Path) -> None:
         raise UnclipError(f"--out {folder}: {there} is a file; expected a folder, new or not")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UnclipError(f"--out {folder}: you may not write to {there}; choose another folder")
+
+
+def check_files(files: Iterable[Path]) -> None:
+    """Raises UnclipError, before a model is opened or downloaded, for files that are not there."""
+    for file in files:
+        if not file.exists():
+            raise UnclipError(f"{file}: no such picture")
 
 
 def save(image: "Image.Image", folder: Path, stem: str, recipe: Mapping[str, Any] | None = None) -> Path:

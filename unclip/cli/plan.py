@@ -25,7 +25,10 @@ def plan(system: "UnCLIP", steps: Mapping[str, int]) -> str:
         f"{name:<16} {count / 1e6:10,.1f} M values {size / 1e9:8.2f} GB  {told}" for name, count, size, told in rows
     ]
     where, how = system.decoder.device, str(system.decoder.dtype).removeprefix("torch.")
-    lines.append(f"weights on {where} in {how}: {total / 1e9:.2f} GB, or at most {most / 1e9:.2f} GB with --low-memory")
+    lines.append(
+        f"weights on {where} in {how}: {total / 1e9:.2f} GB, or at most {most / 1e9:.2f} GB with --low-memory;"
+    )
+    lines.append("pictures in the making, and what reading leaves behind, come on top")
     return "\n".join(lines)
 
 

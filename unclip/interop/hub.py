@@ -39,7 +39,7 @@ def fetched(name: str, parts: Collection[str] | None = None, weights: bool = Tru
         return Path(name)
     repo = KNOWN.get(name, name)
     if name and Path(name).exists():
-        raise UnclipError(f"{name}: a file; expected a folder or a model of the hub")
+        raise UnclipError(f"{name}: a file; expected a folder or a model of the hub (a CLIP's file: MODEL:FILE)")
     if not HUB_ID.fullmatch(repo) or "--" in repo or ".." in repo:
         raise UnclipError(
             f"{name!r}: neither a folder nor a hub id; give a folder, ORG/NAME as the hub has it, or {' or '.join(KNOWN)}"
@@ -81,7 +81,7 @@ def picture_tower(name: str, weights: bool = True) -> Path | None:
     if repo is None:
         return None
     try:
-        return fetched(repo, ["image_encoder"], weights)
+        return fetched(repo, ["image_encoder", "feature_extractor"], weights)
     except UnclipError as error:
         warnings.warn(f"CLIP reads texts only here, no pictures ({error})", UnclipWarning, stacklevel=2)
         return None

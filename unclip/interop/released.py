@@ -19,7 +19,7 @@ from unclip.interop.files import digest, folder_tensors, open_openai, open_stats
 from unclip.interop.jsons import read_json
 from unclip.interop.native_configs import KARLO, STAGES, NativeShape
 from unclip.interop.tokenizer_files import read_merges
-from unclip.interop.transformers_configs import clip_config
+from unclip.interop.transformers_configs import clip_config, processed
 from unclip.interop.weight_names import chosen
 from unclip.stage import Sampling
 
@@ -86,6 +86,7 @@ def _clip(folder: Path, pictures: Path | None) -> Weights:
     text = read_json(folder / "text_encoder" / "config.json")
     vision = None if pictures is None else read_json(pictures / "image_encoder" / "config.json")
     config = clip_config(text, vision, read_merges(folder / "tokenizer"))
+    config = config if pictures is None else processed(config, pictures / "feature_extractor")
     towers = {"text_encoder": folder / "text_encoder"}
     towers |= {} if pictures is None else {"image_encoder": pictures / "image_encoder"}
     return _folders("clip", config, diffusers_names.clip_entries(config), towers)

@@ -68,10 +68,22 @@ def clip_config_of(json: Json, merges: tuple[str, ...] | None, folder: Path) -> 
     check(where, {"model_type": "clip"}, {"model_type": None, **json})
     text, vision = (_told(json, name, where) for name in ("text", "vision"))
     made = clip_config(text, vision, merges, (f"{where}: text_config", f"{where}: vision_config"))
-    seen = folder / "preprocessor_config.json"
-    image = read_json(seen) if seen.is_file() else {}
-    told = {ours: image[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in image}
-    return build(ClipConfig, to_dict(made) | told | {"normalize": True}, str(seen if told else folder))
+    return processed(build(ClipConfig, to_dict(made) | {"normalize": True}, where), folder)
+
+
+def processed(clip: ClipConfig, folder: Path) -> ClipConfig:
+    """The CLIP with the mean and the deviation of pictures that a folder's `preprocessor_config.json`, if any, tells.
+
+    Raises UnclipError where that prepares pictures of another size than the picture tower's.
+    """
+    file = folder / "preprocessor_config.json"
+    json = read_json(file) if file.is_file() else {}
+    crop = json.get("crop_size", clip.image_size)
+    sides = set(crop.values()) if isinstance(crop, dict) else {crop}
+    if sides != {clip.image_size}:
+        refuse(str(file), "crop_size", crop, str(clip.image_size))
+    told = {ours: json[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in json}
+    return build(ClipConfig, to_dict(clip) | told, str(file)) if told else clip
 
 
 def _told(json: Json, name: str, where: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from unclip.config import Natural, Positive, Share, config
 from unclip.errors import UnclipError
 from unclip.nn.attention import KV
 from unclip.nn.embedding import TimeEmbedding
-from unclip.nn.resblock import AttentionBlock, ResBlock, group_norm, zeroed
+from unclip.nn.resblock import AttentionBlock, ResBlock, group_norm, silu, zeroed
 
 
 @config
@@ -151,8 +151,9 @@ class UNet(nn.Module):
         for layer in self.middle:
             h = self._run(layer, h, e, pairs, mask)
         for layer in self.up:
-            h = self._run(layer, torch.cat([h, skips.pop()], dim=1), e, pairs, mask)
-        out = functional.pixel_shuffle(self.exit(functional.silu(self.norm(h))), self.config.patch)
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = self._run(layer, h, e, pairs, mask)
+        out = functional.pixel_shuffle(self.exit(silu(self.norm(h))), self.config.patch)
         out = out if self.bypass is None else out + self._bypassed(x, self.bypass(e))
         return out if self.hint_bypass is None or hint is None else out + self._bypassed(hint, self.hint_bypass(e))
 

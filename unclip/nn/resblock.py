@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -26,6 +27,11 @@ def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """SiLU of a tensor that nobody else needs, in its own memory where no gradient will ask for it."""
+    return functional.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class ResBlock(nn.Module):
@@ -58,14 +64,14 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b _ _ _"], emb: Float[Tensor, "b _"]) -> Float[Tensor, "b _ _ _"]:
         """x under the embedding `emb`, to which SiLU was applied already (once for all blocks)."""
-        h = self.conv1(self._resized(functional.silu(self.norm1(x))))
+        h = self.conv1(self._resized(silu(self.norm1(x))))
         e = self.emb(emb)[:, :, None, None]
         if self.scale_shift:
             scale, shift = e.chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift
         else:
             h = self.norm2(h + e)
-        return self.skip(self._resized(x)) + self.conv2(self.dropout(functional.silu(h)))
+        return self.skip(self._resized(x)) + self.conv2(self.dropout(silu(h)))
 
     def _resized(self, x: Float[Tensor, "b c _ _"]) -> Float[Tensor, "b c _ _"]:
         if self.resize == "up":

@@ -77,7 +77,11 @@ def check_parts(parts: Parts, settings: Settings, one: Manipulation, given: Sequ
 def plan(
     parts: Parts, settings: Settings, made: Sequence[tuple[Manipulation, int]], given: Sequence[Source], batch: int
 ) -> dict[str, int]:
-    """How often `on_step` will be called, by stage, when these manipulations are drawn by stages that were `chosen`."""
+    """How often `on_step` will be called, by stage, when these manipulations are drawn by stages that were `chosen`.
+
+    Raises UnclipError where these lack a part that is needed.
+    """
+    check_parts(parts, settings, made[0][0], given)
     batches = [len(made[start : start + batch]) for start in range(0, len(made), batch)]
     inverted = {id(source) for one, _ in made for source in one.inverts(given) if source.latent is None}
     prompted = any(None in draws(one, given) for one, _ in made)

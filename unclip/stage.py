@@ -24,7 +24,7 @@ from unclip.noise import Noise
 
 N = TypeVar("N", bound=nn.Module)
 
-LEAST_SIGNAL = 1e-3  # alpha_bar below which an estimate of x0 from predicted noise is mostly that net's error
+LEAST_SIGNAL = 4e-3  # alpha_bar below which an estimate of x0 from predicted noise is mostly the net's error
 
 
 @config
@@ -76,15 +76,15 @@ class Stage(Generic[N]):
         """The times of its steps, falling to 0.
 
         A net that predicts noise says nothing of x0 where there is no signal: dividing by sqrt(alpha_bar) there, 0.00005 for
-        Karlo, multiplies its error. Clipped, the estimate is harmless; unclipped it would undo an inversion, so those
-        times are left out.
+        Karlo, multiplies its error. Clipped, the estimate is harmless; unclipped it would undo an inversion, so that the
+        last time at which there is signal stands for all of those.
         """
         schedule = self.process.schedule
         times = schedule.times(self.sampling.steps, self.sampling.spacing)
         if self.process.config.predicts != "eps" or self.sampling.threshold != "none":
             return times
-        kept = [t for t in times if float(schedule.at(t)) >= LEAST_SIGNAL]
-        return kept if len(kept) > 1 else times
+        top = int((schedule.alpha_bar >= LEAST_SIGNAL).nonzero().max())
+        return [top, *(t for t in times if t < top)]
 
     def denoiser(self, cond: Any, uncond: Any = None) -> Denoiser:
         """The stage's estimate of x0 from (x_t, t) under `cond`, guided away from `uncond`, thresholded."""

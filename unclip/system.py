@@ -21,7 +21,6 @@ from unclip.manipulations import DUMMY
 from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
 from unclip.noise import Seed, seeded
-from unclip.places import DEMO
 from unclip.priors import EmbeddingPrior, OnStep, silent
 from unclip.requests import Seeds, made_by, numbers, pairs
 from unclip.settings import Settings
@@ -48,7 +47,7 @@ class UnCLIP:
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path = DEMO,
+        name: str | Path = "demo",
         device: str = "auto",
         dtype: str = "auto",
         low_memory: bool = False,
@@ -202,7 +201,7 @@ class UnCLIP:
         on_step: OnStep = silent,
         **settings: Any,
     ) -> Pictures:
-        """A picture for each job, which is the options of the manipulation `name` and a seed; all methods above end here."""
+        """A picture for each job, the options of the manipulation `name` and a seed; all methods above end here."""
         requests.check_work(len(jobs), batch)
         check_sources(name, given)
         made = [(build(MANIPULATIONS[name], options, name), seed) for options, seed in jobs]
@@ -210,7 +209,6 @@ class UnCLIP:
         chosen = self.resolve(build(Settings, asked(made[0][0], given, settings), name))
         warn_of_strangers(self.config, [text for one, _ in made for text in texts(one, given)])
         system = self.at(chosen)
-        choices.check_parts(system, chosen, made[0][0], given)
         bench, told = system._bench(on_step), [one.recipe for one in given]
         starts = (
             dataclasses.replace(one.start(bench, given, seed), about={"options": to_dict(one), "sources": told})

@@ -65,7 +65,7 @@ def _system(folder: Path) -> str:
     parts = assembled(found(folder), Shelf(torch.device("cpu"), low_memory=released))
     stages = [stage for stage in (parts.prior, parts.decoder, *parts.upsamplers) if stage is not None]
     lines = [f"{folder}: the system {parts.config.name!r}, all parts fit together"]
-    lines.append(f"  clip: {parts.config.clip} ({parts.clip.fingerprint[:12]})")
+    lines.append(f"  clip: {Path(parts.clip.weights.where).name} ({parts.clip.fingerprint[:12]})")
     for stage in stages:
         count = sum(parameter.numel() for parameter in stage.net.parameters())
         how = stage.sampling

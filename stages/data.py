@@ -30,8 +30,8 @@ class DataConfig:
     image_size: pictures are resized to it (shorter side, bicubic, antialiased) and cropped to the centre.
     images: False leaves pictures undecoded. workers: reading processes per rank; 0 reads in the training process.
     shuffle: buffer in samples per worker. caption: which of a sample's captions training sees.
-    in_memory: shards are read once and decoded samples kept, each with one caption; for what is small, and trains faster
-    than shards can be read.
+    in_memory: shards are read once and decoded samples kept, each with one caption, without workers; for what is small, and
+    trains faster than shards can be read.
     """
 
     shards: str

@@ -140,9 +140,10 @@ def test_a_config_that_no_clip_has_is_one_line(clip, changes, told):
         build(ClipConfig, to_dict(clip.config) | changes, "clip")
 
 
-def test_an_architecture_that_cannot_be_built_is_one_line():
+@pytest.mark.parametrize("changes", [{"heads": 5}, {"context_length": -1}])
+def test_an_architecture_that_cannot_be_built_is_one_line(changes):
     with pytest.raises(UnclipError, match="open_clip cannot build"):
-        build_net(clip_config(text={"context_length": 8, "width": 32, "heads": 5, "layers": 1}))
+        build_net(clip_config(text={"context_length": 8, "width": 32, "heads": 4, "layers": 1} | changes))
 
 
 def test_another_nets_file_is_no_clip(folder):

@@ -252,6 +252,8 @@ def test_our_times_are_the_schedulers(steps):
         ({"prediction_type": "v_prediction"}, "prediction_type = 'v_prediction'; expected 'epsilon' or 'sample'"),
         ({"beta_schedule": "linear"}, "beta_schedule = 'linear'; expected 'squaredcos_cap_v2'"),
         ({"clip_sample_range": 0}, "clip_sample_range = 0; expected more"),
+        ({"clip_sample_range": float("nan")}, "clip_sample_range = nan; expected a finite number"),
+        ({"clip_sample_range": float("inf")}, "clip_sample_range = inf; expected a finite number"),
     ],
 )
 def test_other_schedulers_are_refused(change, message):

@@ -59,13 +59,16 @@ def test_whole_runs_in_float64(text_pipeline: Any, karlo: Path, steps: int, guid
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [2, 25])
-def test_whole_runs_in_float32_differ_by_rounding(text_pipeline: Any, karlo: Path, steps: int) -> None:
-    """Which random nets under guidance 8 amplify: docs/karlo.md reports by how much."""
+@pytest.mark.parametrize("guidance", [(4.0, 8.0), (1.0, 1.0)])
+def test_whole_runs_in_float32_differ_by_rounding(
+    text_pipeline: Any, karlo: Path, steps: int, guidance: tuple[float, float]
+) -> None:
+    """Which random nets amplify: docs/karlo.md reports by how much."""
     counts = (steps, steps, min(steps, 7))
-    theirs = pipelines.reference_run(text_pipeline, PROMPTS, generators(), counts, (4.0, 8.0), torch.float32)
+    theirs = pipelines.reference_run(text_pipeline, PROMPTS, generators(), counts, guidance, torch.float32)
     system = UnCLIP.from_pretrained(karlo, "cpu", "float32", arithmetic="diffusers")
     settings = {"prior_steps": steps, "steps": steps, "upsampler_steps": counts[2]}
-    emb, small, image = drawn(system, prior_guidance=4.0, guidance=8.0, **settings)
+    emb, small, image = drawn(system, prior_guidance=guidance[0], guidance=guidance[1], **settings)
     assert relative(emb, theirs.embedding) <= 1e-5
     assert relative(small, theirs.small) <= 1e-4
     assert relative(image, theirs.image) <= 1e-2

@@ -5,6 +5,7 @@ from typing import Literal
 
 from unclip.errors import UnclipError
 from unclip.interop.hub import ahead
+from unclip.places import check_new
 
 
 def convert(
@@ -28,9 +29,7 @@ def convert(
     dtype
         The precision of the weights that are written. Default: as they are.
     """
-    # as when it is written, but before a download
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UnclipError(f"{target}: exists already; give another name")
+    check_new(target)  # as when it is written, but before a download
     alone = ":" in source and not Path(source).exists()  # a CLIP for certain, and refused before it is downloaded
     if alone:
         _check_file(target, to)
@@ -57,3 +56,5 @@ def _check_file(target: Path, to: str) -> None:
         raise UnclipError(f"{target}: a CLIP becomes one file; give a name that ends in .safetensors")
     if to != "unclip":
         raise UnclipError(f"--to {to}: of whole systems; a CLIP alone becomes a file of ours")
+    if target.exists():  # an empty folder
+        raise UnclipError(f"{target}: exists already; give another name")

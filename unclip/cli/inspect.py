@@ -59,9 +59,8 @@ def _system(folder: Path) -> str:
     from unclip.loading import Shelf
     from unclip.places import FILE, located
 
-    released = not (
-        located(folder) / FILE
-    ).is_file()  # of which some are larger than memory: only their configs are read
+    # some released ones are larger than memory: of them only configs are read
+    released = not (located(folder) / FILE).is_file()
     parts = assembled(found(folder), Shelf(torch.device("cpu"), low_memory=released))
     stages = [stage for stage in (parts.prior, parts.decoder, *parts.upsamplers) if stage is not None]
     lines = [f"{folder}: the system {parts.config.name!r}, all parts fit together"]

@@ -39,9 +39,12 @@ def scheduler_config(json: Json, role: Role) -> tuple[ProcessConfig, Sampling]:
     for key, known in (("prediction_type", PREDICTS), ("variance_type", VARIANCES)):
         if v[key] not in known:
             refuse(where, key, v[key], " or ".join(map(repr, known)))
-    for key, least in (("num_train_timesteps", 2), ("clip_sample_range", 0)):
-        if not (least <= v[key] < math.inf and v[key] > 0):
-            refuse(where, key, v[key], "more" if v[key] < math.inf else "a number")
+    fits = {
+        "num_train_timesteps": v["num_train_timesteps"] >= 2,
+        "clip_sample_range": 0 < v["clip_sample_range"] < math.inf,
+    }
+    for key in [key for key, fit in fits.items() if not fit]:
+        refuse(where, key, v[key], "more" if v[key] < math.inf else "a finite number")
     process = ProcessConfig(
         timesteps=v["num_train_timesteps"],
         predicts=PREDICTS[v["prediction_type"]],  # type: ignore[arg-type]

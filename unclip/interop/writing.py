@@ -19,7 +19,7 @@ from unclip.errors import UnclipError
 from unclip.folder import Box
 from unclip.interop.writing_diffusers import write_diffusers
 from unclip.interop.writing_native import write_native
-from unclip.places import FILE
+from unclip.places import FILE, check_new
 
 Layout = Literal["unclip", "diffusers", "native"]
 PCA = "pca.safetensors"
@@ -40,8 +40,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Raises UnclipError where there is something by that name already, and one line for what a full disk is to libraries.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UnclipError(f"{folder}: exists already; give a folder that is to be made")
+    check_new(folder)
     with _beside(folder) as partial, _told(folder):
         yield partial
 

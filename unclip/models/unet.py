@@ -151,7 +151,7 @@ class UNet(nn.Module):
         for layer in self.middle:
             h = self._run(layer, h, e, pairs, mask)
         for layer in self.up:
-            h = torch.cat([h, skips.pop()], dim=1)
+            h = torch.cat([h, skips.pop()], dim=1)  # what it was joined from is let go before the layer needs memory
             h = self._run(layer, h, e, pairs, mask)
         out = functional.pixel_shuffle(self.exit(silu(self.norm(h))), self.config.patch)
         out = out if self.bypass is None else out + self._bypassed(x, self.bypass(e))

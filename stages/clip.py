@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from open_clip import CLIP, ClipLoss
 from torch import Tensor, nn
 
@@ -19,17 +19,29 @@ from stages.fit import Preview, Watch, fit, held_out, stream
 from stages.run import OptimConfig, Run, RunConfig, command
 from stages.samples import captions_of
 from stages.shards import Faults, find, read
-from stages.state import begin
+from stages.state import State, begin
 from unclip.clip import ClipConfig, build_net, export, normalise
-from unclip.config import Share, build, config, to_dict
+from unclip.config import Natural, NonNegativeFloat, Share, build, config, to_dict
+from unclip.images import square
+from unclip.models.draft import SIDE, DraftConfig, Redrawing
 from unclip.tokenizer import Tokenizer, used_merges
+
+REDRAWN_BY = 512  # the width of the MLPs that `redraw` trains
 
 
 @config
 class ObjectiveConfig:
-    """`crop`: a random square of at least this share of the picture is seen; 1 is the whole picture."""
+    """`crop`: a random square of at least this share of the picture is seen; 1 is the whole picture.
+
+    `negatives`: how many captions that are nearly its own each picture is also told apart from, where the shards hold any;
+    without them a CLIP learns which words fit a picture and not how they are joined (arXiv 2210.01936).
+    `redraw`: weight of the squared errors of two MLPs' drafts of the picture, from its embedding and from its caption's, which
+    are trained beside CLIP and not kept: so that embeddings say where what is (`Redrawing`).
+    """
 
     crop: Share = 0.9
+    negatives: Natural = 0
+    redraw: NonNegativeFloat = 0.0
 
 
 @config
@@ -67,14 +79,50 @@ class Objective:
         """The loss, and whether each picture finds its caption in the batch and each caption its picture."""
         assert batch.images is not None
         images = random_square(batch.images, self.settings.objective.crop, rng) if net.training else batch.images
-        ids, _ = self.tokenizer(batch.captions, self.model.context)
-        image, text, scale = net(normalise(images, self.model), ids.to(images.device))
+        wrong, owners = self._wrong(batch, rng)
+        ids, _ = self.tokenizer([*batch.captions, *wrong], self.model.context)
+        image, texts, scale, *drafts = net(normalise(images, self.model), ids.to(images.device))
+        text, scale = texts[: len(image)], scale.float().clamp(max=100)  # the bound: arXiv 2103.00020, section 2.5
         world = self.world if net.training else 1
         contrast = ClipLoss(local_loss=True, gather_with_grad=True, rank=self.rank, world_size=world)
-        # the bound on the scale: arXiv 2103.00020, section 2.5
-        loss = contrast(image.float(), text.float(), scale.float().clamp(max=100))
+        loss = contrast(image.float(), text.float(), scale)
         hits = (image @ text.T).argmax(dim=1) == torch.arange(len(image), device=image.device)
-        return {"loss": loss.expand(len(image)), "accuracy": hits.float()}
+        parts = {"accuracy": hits.float()}
+        if wrong:
+            apart, right = told_apart(image.float(), text.float(), texts[len(image) :].float(), owners, scale)
+            loss, parts = loss + apart, parts | {"told_apart": right.float()}
+        for drawn in drafts:
+            errors = (drawn.float() - square(images, SIDE)).square().mean(dim=(2, 3, 4))
+            loss = loss + self.settings.objective.redraw * errors.sum(dim=0)
+            parts |= {"redrawn": errors[0], "redrawn_of_text": errors[1]}
+        return {"loss": loss.expand(len(image)), **parts}
+
+    def _wrong(self, batch: Batch, rng: torch.Generator) -> tuple[list[str], Tensor]:
+        """Some of the batch's negatives, and the row of each."""
+        chosen = [
+            (row, texts[k])
+            for row, texts in enumerate(batch.negatives)
+            for k in torch.randperm(len(texts), generator=rng)[: self.settings.objective.negatives].tolist()
+        ]
+        return [text for _, text in chosen], torch.tensor([row for row, _ in chosen], dtype=torch.long)
+
+
+def told_apart(
+    image: Float[Tensor, "b d"],
+    text: Float[Tensor, "b d"],
+    wrong: Float[Tensor, "n d"],
+    owners: Int[Tensor, " n"],
+    scale: Float[Tensor, ""],
+) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
+    """The cross-entropy of each picture's own caption among it and its negatives, and whether it is the nearest of them.
+
+    `owners` are the negatives' rows; a row without any loses nothing.
+    """
+    rows = torch.arange(len(image))[:, None]
+    elsewhere = (owners != rows).to(image.device)
+    others = (scale * image @ wrong.T).masked_fill(elsewhere, -torch.inf)  # -inf times the scale would have no gradient
+    logits = torch.cat([scale * (image * text).sum(dim=1, keepdim=True), others], dim=1)
+    return -logits.log_softmax(dim=1)[:, 0], logits.argmax(dim=1) == 0
 
 
 def train(values: dict[str, Any], init: str | None) -> None:
@@ -88,7 +136,7 @@ def train(values: dict[str, Any], init: str | None) -> None:
     if settings.vocabulary == "data":
         model = dataclasses.replace(model, merges=used_merges(all_captions(settings.data)))
     torch.manual_seed(settings.run.seed)
-    state = begin(build_net(model), run, init)
+    state = _begun(settings, model, run, init)
     accelerator = state.accelerator
     objective = Objective(
         settings, model, Tokenizer(model.merges), accelerator.process_index, accelerator.num_processes
@@ -97,9 +145,22 @@ def train(values: dict[str, Any], init: str | None) -> None:
     watch = Watch(
         validation,
         lambda net: preview(net, objective, validation),
-        lambda state: export(cast(CLIP, state.average), model, run.weights, provenance(state, run)),
+        lambda state: export(_clip(state.average), model, run.weights, provenance(state, run)),
     )
     fit(state, objective, stream(settings.data, state, run), run, watch)
+
+
+def _begun(settings: ClipRun, model: ClipConfig, run: Run, init: str | None) -> State:
+    net = build_net(model)
+    if not settings.objective.redraw:
+        return begin(net, run, init)
+    if init is not None:
+        run.settings = dataclasses.replace(run.settings, pretrained={"clip": init} | run.settings.pretrained)
+    return begin(Redrawing(net, DraftConfig(image_emb=model.embed_dim, width=REDRAWN_BY)), run)
+
+
+def _clip(net: nn.Module) -> CLIP:
+    return cast(CLIP, net.clip if isinstance(net, Redrawing) else net)
 
 
 def all_captions(data: DataConfig) -> Iterator[str]:
@@ -112,8 +173,7 @@ def all_captions(data: DataConfig) -> Iterator[str]:
 
 def preview(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -> Preview:
     """How often a validation picture's own caption is the nearest of all captions, and among the nearest five."""
-    assert isinstance(net, CLIP)
-    images, texts = [], []
+    net, images, texts = _clip(net), [], []
     device = next(net.parameters()).device
     with torch.no_grad():
         for batch in validation:

@@ -1,7 +1,7 @@
 """webdataset shards → batches: per rank and worker, shuffled by (seed, epoch), resumable; damage skipped, counted."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Literal, cast
@@ -49,11 +49,13 @@ class Batch:
     """Samples of one step; what the shards do not hold is None.
 
     `position` says, in plain JSON-able values, where the stream stands after this batch; give it back to `batches` to
-    go on from there. `skipped` counts what could not be used since the run began, `reason` says why the last was not.
+    go on from there. `negatives` are, for each caption, some that are nearly it and false. `skipped` counts what could not
+    be used since the run began, `reason` says why the last was not.
     """
 
     keys: list[str]
     captions: list[str]
+    negatives: list[list[str]] = field(default_factory=list)
     images: Float[Tensor, "b 3 h w"] | None = None
     image_emb: Float[Tensor, "b d"] | None = None
     text_emb: Float[Tensor, "b d"] | None = None

@@ -42,10 +42,14 @@ class Decoding:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A decoded sample; `arrays` holds what the decoding's layout names, text arrays for the chosen caption only."""
+    """A decoded sample; `arrays` holds what the decoding's layout names, text arrays for the chosen caption only.
+
+    `negatives`: captions that are nearly the chosen one, and false of the picture.
+    """
 
     key: str
     caption: str
+    negatives: list[str]
     image: Float[Tensor, "3 h w"] | None
     arrays: Mapping[str, Tensor]
 
@@ -62,7 +66,13 @@ def decode(raw: Raw, how: Decoding, epoch: int) -> Sample:
     key = raw["__key__"]
     chosen = usable[0] if how.seed is None else random.Random(f"caption {how.seed} {epoch} {key}").choice(usable)
     arrays = {name: _array(raw, name, shape, len(captions), chosen) for name, shape in how.layout.items()}
-    return Sample(key, captions[chosen], _picture(raw, how.size) if how.pictures else None, arrays)
+    return Sample(
+        key,
+        captions[chosen],
+        _negatives(raw, len(captions), chosen),
+        _picture(raw, how.size) if how.pictures else None,
+        arrays,
+    )
 
 
 def layout(raw: Raw) -> dict[str, tuple[int, ...]]:
@@ -73,9 +83,7 @@ def layout(raw: Raw) -> dict[str, tuple[int, ...]]:
 
 def captions_of(raw: Raw) -> list[str]:
     """All captions of a sample. Raises ValueError when its texts are damaged."""
-    meta = json.loads(raw["json"]) if "json" in raw else {}
-    if not isinstance(meta, dict):
-        raise ValueError("its .json is not an object")
+    meta = _meta(raw)
     captions: Any = meta.get("captions")
     if captions is None:
         text = raw["txt"].decode("utf-8") if "txt" in raw else meta.get("caption")
@@ -83,6 +91,26 @@ def captions_of(raw: Raw) -> list[str]:
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise ValueError("its captions are not strings")
     return captions
+
+
+def _negatives(raw: Raw, captions: int, chosen: int) -> list[str]:
+    """What "negatives" in the .json, a list for each caption, holds for the chosen one; nothing where there is no such key."""
+    lists = _meta(raw).get("negatives")
+    if lists is None:
+        return []
+    if not isinstance(lists, list) or len(lists) != captions:
+        raise ValueError("its negatives are not one list for each caption")
+    texts = lists[chosen]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("its negatives are not strings")
+    return texts
+
+
+def _meta(raw: Raw) -> dict[str, Any]:
+    meta = json.loads(raw["json"]) if "json" in raw else {}
+    if not isinstance(meta, dict):
+        raise ValueError("its .json is not an object")
+    return meta
 
 
 def _picture(raw: Raw, size: int | None) -> Float[Tensor, "3 h w"]:

@@ -114,4 +114,5 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
         raise UnclipError(f"pictures differ in size ({h1} x {w1} and {h2} x {w2}); set data.image_size")
     if images:
         columns["images"] = torch.stack(images)
-    return columns | {"keys": [sample.key for sample in samples], "captions": [sample.caption for sample in samples]}
+    texts = {"captions": [sample.caption for sample in samples], "negatives": [sample.negatives for sample in samples]}
+    return columns | texts | {"keys": [sample.key for sample in samples]}

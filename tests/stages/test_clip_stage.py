@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.clip import ClipRun, Objective, random_square
+from stages.clip import ClipRun, Objective, random_square, told_apart
 from stages.data import Batch, validation_batches
 from unclip.clip import Clip, build_net, normalise
 from unclip.config import build
+from unclip.images import square
+from unclip.models.draft import SIDE, DraftConfig, Redrawing
 from unclip.tokenizer import Tokenizer
 
 
@@ -69,6 +71,38 @@ def test_the_loss_is_the_symmetric_cross_entropy(lab: Any) -> None:
     assert losses["accuracy"].tolist() == (logits.argmax(dim=1) == diagonal).float().tolist()
 
 
+def test_a_caption_is_told_apart_from_its_own_negatives_only() -> None:
+    unit = torch.eye(3)
+    image, text = unit[[0, 0, 1]], torch.stack([unit[0], unit[1], unit[1]])
+    wrong, owners = unit[[1, 0, 2]], torch.tensor([0, 1, 1])  # of the third picture there are none
+    scale = torch.tensor(100.0, requires_grad=True)
+    loss, right = told_apart(image, text, wrong, owners, scale)
+    torch.testing.assert_close(loss.detach(), torch.tensor([0.0, 100.0, 0.0]))
+    assert right.tolist() == [True, False, True]
+    loss.sum().backward()
+    assert scale.grad == 1.0  # of the second row, that the -inf of others' negatives would make nan
+
+
+@pytest.mark.filterwarnings("ignore::unclip.errors.UnclipWarning")
+def test_negatives_join_the_loss_where_there_are_any(lab: Any) -> None:
+    goal, net, batch = objective(lab)
+    plain = goal(net.eval(), batch, torch.Generator())
+    asked = dataclasses.replace(
+        goal, settings=build(ClipRun, lab.values("clip", Path("none"), "objective.negatives=2"), "clip")
+    )
+    assert torch.equal(asked(net, batch, torch.Generator())["loss"], plain["loss"])  # this batch has none
+    told = dataclasses.replace(batch, negatives=[["a", "b", "c"], [], ["d"], [], [], []])
+    assert torch.equal(goal(net, told, torch.Generator())["loss"], plain["loss"])  # none are asked for
+    texts, rows = asked._wrong(told, torch.Generator().manual_seed(0))
+    assert rows.tolist() == [0, 0, 2]
+    assert len(set(texts)) == 3
+    found = asked(net, told, torch.Generator())
+    extra = found["loss"] - plain["loss"]
+    assert (extra[[0, 2]] > 0).all()
+    assert extra[[1, 3, 4, 5]].abs().max() < 1e-6
+    assert found["told_apart"].shape == (6,)
+
+
 @pytest.mark.filterwarnings("ignore::unclip.errors.UnclipWarning")
 def test_training_sees_crops_and_validation_whole_pictures(lab: Any) -> None:
     goal, net, batch = objective(lab)
@@ -93,3 +127,34 @@ def test_a_random_square_is_inside_the_picture_and_large_enough() -> None:
     assert float(middle.std(dim=0).min()) > 0.05  # they are in different places
     assert len(squares.flatten(1).unique(dim=0)) == 200  # each sample has its own
     assert random_square(images, 1.0, torch.Generator()) is images
+
+
+@pytest.mark.filterwarnings("ignore::unclip.errors.UnclipWarning")
+def test_drafts_of_both_embeddings_join_the_loss(lab: Any) -> None:
+    goal, net, batch = objective(lab)
+    assert batch.images is not None
+    whole = Redrawing(net, DraftConfig(image_emb=goal.model.embed_dim, width=8)).eval()
+    settings = build(ClipRun, lab.values("clip", Path("none"), "objective.redraw=3.0"), "clip")
+    plain = goal(net.eval(), batch, torch.Generator())["loss"]
+    found = dataclasses.replace(goal, settings=settings)(whole, batch, torch.Generator())
+    ids, _ = goal.tokenizer(batch.captions, 12)
+    with torch.no_grad():
+        image, text, _ = net(normalise(batch.images, goal.model), ids)
+        errors = [
+            (draft(x) - square(batch.images, SIDE)).square().mean(dim=(1, 2, 3))
+            for draft, x in ((whole.of_image, image), (whole.of_text, text))
+        ]
+    torch.testing.assert_close(found["redrawn"].detach(), errors[0])
+    torch.testing.assert_close(found["redrawn_of_text"].detach(), errors[1])
+    torch.testing.assert_close(found["loss"], plain + 3 * (errors[0] + errors[1]))
+
+
+def test_what_redraws_begins_with_a_clip_and_ends_as_one(lab: Any, tmp_path: Path) -> None:
+    """What draws is trained beside it and is no part of what is exported."""
+    before = lab.train("clip", tmp_path / "before", "run.steps=1", "run.batch=8") / "weights.safetensors"
+    images = torch.rand(2, 3, 32, 32)
+    for lr, moved in ((1e-9, False), (1e-2, True)):
+        steps = ("objective.redraw=1.0", f"optim.lr={lr}", "run.steps=3")
+        after = Clip(lab.train("clip", tmp_path / str(lr), *steps, init=before) / "weights.safetensors")
+        assert after.config == Clip(before).config
+        assert moved != torch.allclose(after.image_emb(images), Clip(before).image_emb(images), atol=1e-4)

@@ -108,6 +108,18 @@ DAMAGE = {
     "broken json": ({"json": b'{"caption": '}, "Expecting value"),
     "json list": ({"json": b"[]"}, "not an object"),
     "captions of numbers": ({"json": b'{"captions": [1]}'}, "not strings"),
+    "negatives of one caption": (
+        {"json": b'{"captions": ["a", "b", "c"], "negatives": [["d"]]}'},
+        "not one list for each",
+    ),
+    "negatives of numbers": (
+        {"json": b'{"captions": ["a", "b", "c"], "negatives": [[1], [1], [1]]}'},
+        "its negatives are not strings",
+    ),
+    "a negative for a list": (
+        {"json": b'{"captions": ["a", "b", "c"], "negatives": ["d", "d", "d"]}'},
+        "its negatives are not strings",
+    ),
     "not UTF-8": ({"txt": b"\xff\xfe", "json": None}, "utf-8"),
     "no embedding": ({"image_emb.npy": None}, r"no image_emb\.npy"),
     "other width": ({"image_emb.npy": npy(np.zeros(4, np.float32))}, r"float32 \[4\], not \[5\]"),
@@ -178,3 +190,11 @@ def test_where_captions_come_from() -> None:
     assert caption(decode(raw({"json": b'{"caption": "other"}'}), PLAIN, 0)) == "a red cube"
     assert caption(decode(raw({"json": None, "txt": "ein Würfel".encode()}), PLAIN, 0)) == "ein Würfel"
     assert caption(decode(raw({"json": b'{"caption": "only here"}', "txt": None}), PLAIN, 0)) == "only here"
+
+
+def test_negatives_follow_the_chosen_caption() -> None:
+    """Without the key there are none; the stage that wants some then learns without."""
+    meta = {"captions": ["a", "b"], "negatives": [["not a"], ["not b", "nor b"]]}
+    drawn = [decode(raw({"json": json.dumps(meta).encode()}), PLAIN, epoch) for epoch in range(8)]
+    assert {sample.caption: sample.negatives for sample in drawn} == {"a": ["not a"], "b": ["not b", "nor b"]}
+    assert decode(raw(), PLAIN, 0).negatives == []

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tools.world import captions, render, sample, shards
 from tools.world.__main__ import app
+from tools.world.negatives import negatives
 from tools.world.pack import pack
 from tools.world.shards import Settings
 from unclip.cli.shell import run
@@ -63,6 +64,7 @@ def test_shards_have_the_layout_of_img2dataset(world):
     scene = sample(3, 34, "test")
     assert (meta["key"], meta["index"], meta["width"], meta["height"]) == ("000010004", 34, 32, 32)
     assert meta["captions"] == captions(scene)
+    assert meta["negatives"] == negatives(scene)
     assert files["000010004.txt"].decode() == meta["caption"]
     assert meta["caption"] in meta["captions"]
     assert [thing["colour"] for thing in meta["scene"]["things"]] == [thing.colour for thing in scene.things]

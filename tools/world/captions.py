@@ -5,8 +5,10 @@ that a drawing made from it can be checked without parsing English.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from tools.world import phrases
 from tools.world.relations import Relation, relations
@@ -44,6 +46,9 @@ class Caption:
     sign: str | None = None
 
 
+Teller = Callable[[Scene], Caption]
+
+
 def captions(scene: Scene, number: int = CAPTIONS) -> list[str]:
     """Up to `number` different captions of a scene, always the same ones."""
     return [caption.text for caption in described(scene, number)]
@@ -51,8 +56,16 @@ def captions(scene: Scene, number: int = CAPTIONS) -> list[str]:
 
 def described(scene: Scene, number: int = CAPTIONS) -> list[Caption]:
     """The captions of a scene together with what each claims."""
-    rng = random.Random(f"captions {scene!r}")
-    found = {caption.text: caption for caption in (describe(scene, rng) for _ in range(2 * number))}
+    return [caption for caption, _ in retellable(scene, number)]
+
+
+def retellable(scene: Scene, number: int = CAPTIONS) -> list[tuple[Caption, Teller]]:
+    """`described`, each with what tells any scene by the same decisions: what to name, in which words."""
+    rng, found = random.Random(f"captions {scene!r}"), dict[str, tuple[Caption, Teller]]()
+    for _ in range(2 * number):
+        state = rng.getstate()
+        caption = describe(scene, rng)
+        found[caption.text] = caption, partial(_retold, state)
     return list(found.values())[:number]
 
 
@@ -80,6 +93,12 @@ def describe(scene: Scene, rng: random.Random) -> Caption:
     text = text[0].upper() + text[1:] if rng.random() < 0.05 else text
     text += "." if rng.random() < 0.05 else ""
     return Caption(text, body.things, body.count, body.relation, **told)
+
+
+def _retold(state: tuple[Any, ...], scene: Scene) -> Caption:
+    rng = random.Random(0)
+    rng.setstate(state)
+    return describe(scene, rng)
 
 
 def _claim(thing: Thing, rng: random.Random) -> Claim:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from tools.world import crops
 from tools.world.captions import captions
+from tools.world.negatives import negatives
 from tools.world.raycast import render
 from tools.world.relations import relations
 from tools.world.sampling import sample
@@ -65,7 +66,13 @@ def make(settings: Settings, indices: Sequence[int], device: str) -> list[Sample
     for n, (scene, index) in enumerate(zip(scenes, indices, strict=True)):
         told = captions(scene)
         caption = _rng(settings, index).choice(told)
-        meta = {"key": key(settings, index), "caption": caption, "captions": told, "index": index}
+        meta = {
+            "key": key(settings, index),
+            "caption": caption,
+            "captions": told,
+            "negatives": negatives(scene),
+            "index": index,
+        }
         meta |= {"width": pictures.shape[2], "height": pictures.shape[1], "size": settings.size}
         meta |= {"crop": places[n]} if places else {}
         buffer = io.BytesIO()

@@ -4,7 +4,7 @@ import math
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unclip.config import Positive, config
@@ -56,6 +56,25 @@ class Draft(nn.Module):
                 raise UnclipError("this draft reads text_emb, which was not given")
             told.append(_kept(text_emb, keep_text))
         return rearrange(self.layers(torch.cat(told, dim=1) * self.scale), "b (c h w) -> b c h w", c=3, h=SIDE)
+
+
+class Redrawing(nn.Module):
+    """A CLIP and drafts of its image and its text embeddings, to be trained as one: embeddings learn to say where what is.
+
+    Contrast alone teaches them little of that, and slowly. The text's draft is the mean of all pictures that fit.
+    """
+
+    def __init__(self, clip: nn.Module, config: DraftConfig):
+        super().__init__()
+        self.clip = clip
+        self.of_image, self.of_text = Draft(config), Draft(config)
+
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"], tokens: Int[Tensor, "n l"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "n d"], Float[Tensor, ""], Float[Tensor, "2 b 3 s s"]]:
+        """What the CLIP answers (embeddings of both, logit scale), and the drafts; the first b texts are the pictures'."""
+        image, text, scale = self.clip(images, tokens)
+        return image, text, scale, torch.stack([self.of_image(image), self.of_text(text[: len(image)])])
 
 
 def _kept(emb: Float[Tensor, "b d"], keep: Bool[Tensor, " b"] | None) -> Float[Tensor, "b d"]:

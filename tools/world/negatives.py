@@ -1,0 +1,117 @@
+"""Captions that are nearly right: what a scene does not show, told in the words of a caption that it does.
+
+A contrastive model that never meets them learns which words belong to a picture and not how they are joined
+(arXiv 2210.01936). Theirs exchange words of the caption; these exchange what the scene shows and tell it again, so that
+they stay English and can be checked.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+
+from tools.world import palette
+from tools.world.captions import NAMED, Caption, Claim, Teller, retellable
+from tools.world.relations import INVERSE, relations
+from tools.world.scene import Scene, Thing
+from tools.world.splits import held_out
+
+EACH = 4  # of one caption
+VALUES: dict[str, Sequence[str]] = {
+    "colour": tuple(palette.COLOURS),
+    "shape": palette.SHAPES,
+    "size": palette.SIZES,
+    "material": palette.MATERIALS,
+}
+Change = Callable[[Scene, random.Random], Scene]
+
+
+def negatives(scene: Scene, number: int = EACH) -> list[list[str]]:
+    """For each of a scene's captions up to `number` that are false of it, always the same ones.
+
+    None tells a combination that training never shows: what is only ever met as false would be learned as such.
+    """
+    rng = random.Random(f"negatives {scene!r}")
+    return [list(islice(_false(scene, retell, rng), number)) for _, retell in retellable(scene)]
+
+
+def _false(scene: Scene, retell: Teller, rng: random.Random) -> Iterator[str]:
+    met = set[str]()
+    for change in _changes(scene, rng):
+        changed = change(scene, rng)
+        if held_out(changed, relations(changed)):
+            continue
+        caption = retell(changed)
+        if caption.text not in met and not true(caption, scene):
+            met.add(caption.text)
+            yield caption.text
+
+
+def true(caption: Caption, scene: Scene) -> bool:
+    """Whether all that a caption claims holds in a scene, its things taken for whichever of the scene's fit."""
+    if any(told not in (None, shown) for told, shown in ((caption.floor, scene.floor), (caption.style, scene.style))):
+        return False
+    if caption.count not in (None, len(scene.things)) or len(caption.things) > len(scene.things):
+        return False
+    if caption.sign is not None and (scene.sign is None or scene.sign.word != caption.sign):
+        return False
+    shown = {triple for a, name, b in relations(scene) for triple in ((a, name, b), (b, INVERSE[name], a))}
+    places = [index for index, _ in caption.things]
+    for chosen in itertools.permutations(range(len(scene.things)), len(places)):
+        at = dict(zip(places, chosen, strict=True))
+        fits = all(_fits(claim, scene.things[at[index]]) for index, claim in caption.things)
+        related = caption.relation
+        if fits and (related is None or (at[related.subject], related.name, at[related.object]) in shown):
+            return True
+    return False
+
+
+def _fits(claim: Claim, thing: Thing) -> bool:
+    return all(getattr(claim, key) in (None, getattr(thing, key)) for key in (*NAMED, "word"))
+
+
+def _changes(scene: Scene, rng: random.Random) -> Iterator[Change]:
+    """Every kind of change in a random order, each with luck making a caption false."""
+    kinds: list[Change] = [_other(key) for key in NAMED]
+    if len(scene.things) > 1:
+        kinds += [_exchanged(("colour",)), _exchanged(("shape",)), _exchanged(("size", "material"))]
+        kinds += [_exchanged(tuple(NAMED)), _exchanged(tuple(NAMED)), _turned]
+    yield from rng.sample(kinds, len(kinds))
+
+
+def _other(key: str) -> Change:
+    """One thing of another colour, shape, size or material."""
+
+    def change(scene: Scene, rng: random.Random) -> Scene:
+        k = rng.randrange(len(scene.things))
+        others = [value for value in VALUES[key] if value != getattr(scene.things[k], key)]
+        return _with(scene, {k: replace(scene.things[k], **{key: rng.choice(others)})})
+
+    return change
+
+
+def _exchanged(keys: Sequence[str]) -> Change:
+    """Two things that exchange some of their names; all of them: their places."""
+
+    def change(scene: Scene, rng: random.Random) -> Scene:
+        i, j = rng.sample(range(len(scene.things)), 2)
+        a, b = scene.things[i], scene.things[j]
+        return _with(
+            scene, {x: replace(to, **{key: getattr(of, key) for key in keys}) for x, to, of in ((i, a, b), (j, b, a))}
+        )
+
+    return change
+
+
+def _turned(scene: Scene, rng: random.Random) -> Scene:
+    """What is beside each other stands one behind the other, and the other way round."""
+    sign = rng.choice((-1, 1))
+    return _with(
+        scene,
+        {k: replace(t, centre=(sign * t.centre[2], t.centre[1], t.centre[0])) for k, t in enumerate(scene.things)},
+    )
+
+
+def _with(scene: Scene, changed: dict[int, Thing]) -> Scene:
+    return replace(scene, things=tuple(changed.get(k, thing) for k, thing in enumerate(scene.things)))

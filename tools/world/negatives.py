@@ -18,6 +18,7 @@ from tools.world.scene import Scene, Thing
 from tools.world.splits import held_out
 
 EACH = 4  # of one caption
+STACKED = ("on top of", "under")
 VALUES: dict[str, Sequence[str]] = {
     "colour": tuple(palette.COLOURS),
     "shape": palette.SHAPES,
@@ -43,28 +44,38 @@ def _false(scene: Scene, retell: Teller, rng: random.Random) -> Iterator[str]:
         if held_out(changed, relations(changed)):
             continue
         caption = retell(changed)
-        if caption.text not in met and not true(caption, scene):
+        if caption.text not in met and not plausible(caption, scene):
             met.add(caption.text)
             yield caption.text
 
 
-def true(caption: Caption, scene: Scene) -> bool:
-    """Whether all that a caption claims holds in a scene, its things taken for whichever of the scene's fit."""
+def plausible(caption: Caption, scene: Scene) -> bool:
+    """Whether all that a caption claims may be said of a scene, its things taken for whichever of the scene's fit.
+
+    A relation that the geometry leaves open may be said.
+    """
     if any(told not in (None, shown) for told, shown in ((caption.floor, scene.floor), (caption.style, scene.style))):
         return False
     if caption.count not in (None, len(scene.things)) or len(caption.things) > len(scene.things):
         return False
     if caption.sign is not None and (scene.sign is None or scene.sign.word != caption.sign):
         return False
-    shown = {triple for a, name, b in relations(scene) for triple in ((a, name, b), (b, INVERSE[name], a))}
     places = [index for index, _ in caption.things]
     for chosen in itertools.permutations(range(len(scene.things)), len(places)):
         at = dict(zip(places, chosen, strict=True))
         fits = all(_fits(claim, scene.things[at[index]]) for index, claim in caption.things)
         related = caption.relation
-        if fits and (related is None or (at[related.subject], related.name, at[related.object]) in shown):
+        if fits and (related is None or _may(scene, at[related.subject], related.name, at[related.object])):
             return True
     return False
+
+
+def _may(scene: Scene, a: int, name: str, b: int) -> bool:
+    """Whether thing `a` is `name` thing `b`, or might be: what is off centre on another also stands a little beside it."""
+    shown = {(i, j): named for i, named, j in relations(scene)}
+    named = shown.get((a, b)) or INVERSE.get(shown.get((b, a), ""))
+    stacked = named in STACKED
+    return named is None or name == named or (stacked and name not in STACKED)
 
 
 def _fits(claim: Claim, thing: Thing) -> bool:

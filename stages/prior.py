@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from einops import reduce
 from torch import Tensor, nn
 
 from stages.data import Batch, DataConfig
@@ -17,7 +18,7 @@ from stages.run import OptimConfig, Run, RunConfig, command, with_defaults
 from stages.state import State, begin
 from unclip.clip import Clip
 from unclip.conditioning import prior_cond
-from unclip.config import PositiveFloat, Share, build, config, to_dict
+from unclip.config import Positive, PositiveFloat, Share, build, config, to_dict
 from unclip.diffusion.losses import random_times, simple
 from unclip.diffusion.process import Process, ProcessConfig, power_times
 from unclip.models.prior import Prior, PriorConfig
@@ -32,10 +33,15 @@ POINTS = 64  # times at which the analytic variance's table is measured
 
 @config
 class ObjectiveConfig:
-    """`text_drop`: share of samples trained without text, for guidance. `min_snr`: gamma of min-SNR weights."""
+    """`text_drop`: share of samples trained without text, for guidance. `min_snr`: gamma of min-SNR weights.
+
+    `draws`: how often each embedding is noised in a step, at times of their own. The text, most of what a step costs, is read
+    once for all of them.
+    """
 
     text_drop: Share = 0.1
     min_snr: PositiveFloat | None = None
+    draws: Positive = 1
 
 
 @config
@@ -71,16 +77,20 @@ class Objective:
 
     def __call__(self, net: nn.Module, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         """Per-sample losses."""
-        x0, xt, eps, t = self.noised(batch, rng)
+        how, count = self.settings.objective, len(batch.keys)
+        x0, xt, eps, t = self.noised(batch, rng, draws=how.draws)
         words = prompts(self.clip, self.settings.clip, batch, self.core)
-        keep = torch.rand(len(t), generator=rng).to(x0.device) >= self.settings.objective.text_drop
+        keep = torch.rand(count, generator=rng).to(x0.device) >= how.text_drop
         cond = prior_cond(self.core, self.clip, words, keep & words.keep)
         out = net(xt, self.process.net_time(t, len(t), xt.device), cond)
-        return {"loss": simple(self.process, out, x0, eps, t, self.settings.objective.min_snr)}
+        losses = simple(self.process, out, x0, eps, t, how.min_snr)
+        return {"loss": reduce(losses, "(b n) -> b", "mean", b=count)}
 
-    def noised(self, batch: Batch, rng: torch.Generator, t: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x0, xt, eps and t for a batch; t is drawn unless given."""
-        x0 = self.core.standardise(image_emb(self.clip, self.settings.clip, batch))
+    def noised(
+        self, batch: Batch, rng: torch.Generator, t: int | None = None, draws: int = 1
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x0, xt, eps and t for a batch, each row `draws` times; t is drawn unless given."""
+        x0 = self.core.standardise(image_emb(self.clip, self.settings.clip, batch)).repeat_interleave(draws, dim=0)
         times = random_times(len(x0), self.process.schedule.timesteps, rng)
         times = times if t is None else torch.full_like(times, t)  # on the CPU, where the schedule's table is
         eps = torch.randn(x0.shape, generator=rng).to(x0.device)

@@ -64,6 +64,21 @@ def test_the_net_sees_noised_embeddings_and_should_say_the_clean_ones(lab: Any) 
     torch.testing.assert_close(loss, (spy.core(xt, t, cond) - x0).square().mean(dim=1))
 
 
+def test_each_embedding_is_noised_as_often_as_the_config_says(lab: Any) -> None:
+    goal, batch = begun(lab, "objective.draws=3", "objective.text_drop=0.0")
+    spy = Spy(goal.core)
+    loss = goal(spy, batch, torch.Generator().manual_seed(1))["loss"]
+    ((xt, t, cond),) = spy.asked
+    assert xt.shape == (18, 8)
+    assert len(t.unique()) > 9  # each has a time of its own
+    x0, same, _, _ = goal.noised(batch, torch.Generator().manual_seed(1), draws=3)
+    assert torch.equal(xt, same)
+    assert torch.equal(x0[::3], x0[2::3])
+    assert len(cond.text_emb) == 6
+    errors = [(goal.core(xt[k::3], t[k::3], cond) - x0[::3]).square().mean(dim=1) for k in range(3)]
+    torch.testing.assert_close(loss, sum(errors) / 3)
+
+
 def test_a_tenth_loses_its_text_sample_by_sample(lab: Any) -> None:
     goal, batch = begun(lab)
     spy = Spy(goal.core)

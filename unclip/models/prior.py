@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
@@ -13,6 +14,8 @@ from unclip.models.text import Null, checked, drop, embedding_table, null_token,
 from unclip.nn.attention import KV, key_mask
 from unclip.nn.embedding import TimeEmbedding, small
 from unclip.nn.transformer import Transformer
+
+SUFFIX = 3  # tokens: time, noised image_emb, query
 
 
 @config
@@ -102,14 +105,14 @@ class Prior(nn.Module):
         return z * self.std + self.shift
 
     def forward(
-        self, x: Float[Tensor, "b d"], t: Num[Tensor, " b"], cond: PriorCond | PriorPrepared
-    ) -> Float[Tensor, "b d"]:
-        """The net's output for x at time t."""
+        self, x: Float[Tensor, "n d"], t: Num[Tensor, " n"], cond: PriorCond | PriorPrepared
+    ) -> Float[Tensor, "n d"]:
+        """The net's output for x at time t; x may hold several rows for each of cond's, one after another."""
         ready = cond if isinstance(cond, PriorPrepared) else self.prepare(cond)
-        suffix = self.suffix(x, t)
-        real = torch.cat([ready.mask, ready.mask.new_ones(len(x), 3)], dim=1)
-        mask = key_mask(real, causal=True)[:, :, -3:]
-        return self.out(self.transformer(suffix, mask, ready.cache)[:, -1])
+        each = len(x) // len(ready.mask)
+        suffixes = rearrange(self.suffix(x, t), "(b n) s w -> b (n s) w", n=each)
+        states = self.transformer(suffixes, _sees(ready.mask, each), ready.cache)
+        return self.out(rearrange(states[:, SUFFIX - 1 :: SUFFIX], "b n w -> (b n) w"))
 
     def prepare(self, cond: PriorCond) -> PriorPrepared:
         """Everything that ignores x and t: the causal pass over the text, which no later token can change."""
@@ -132,3 +135,10 @@ class Prior(nn.Module):
         """The tokens of time, noised embedding and query, with positions added."""
         query = self.query.expand(len(x), -1)
         return torch.stack([self.time(t), self.image_emb(x), query.to(x.dtype)], dim=1) + self.positions[-3:]
+
+
+def _sees(real: Bool[Tensor, "b l"], count: int) -> Bool[Tensor, "b 1 q l+q"]:
+    """Which keys each token of `count` suffixes sees: the real ones of the text, and its own suffix as far as itself."""
+    one = torch.ones(SUFFIX, SUFFIX, dtype=torch.bool, device=real.device).tril()
+    own = torch.block_diag(*[one] * count).expand(len(real), 1, -1, -1)
+    return torch.cat([real[:, None, None].expand(-1, 1, count * SUFFIX, -1), own], dim=3)

@@ -88,7 +88,7 @@ class Objective:
         loss = contrast(image.float(), text.float(), scale)
         hits = (image @ text.T).argmax(dim=1) == torch.arange(len(image), device=image.device)
         parts = {"accuracy": hits.float()}
-        if wrong:
+        if self.settings.objective.negatives:
             apart, right = told_apart(image.float(), text.float(), texts[len(image) :].float(), owners, scale)
             loss, parts = loss + apart, parts | {"told_apart": right.float()}
         for drawn in drafts:

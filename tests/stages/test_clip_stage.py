@@ -90,7 +90,9 @@ def test_negatives_join_the_loss_where_there_are_any(lab: Any) -> None:
     asked = dataclasses.replace(
         goal, settings=build(ClipRun, lab.values("clip", Path("none"), "objective.negatives=2"), "clip")
     )
-    assert torch.equal(asked(net, batch, torch.Generator())["loss"], plain["loss"])  # this batch has none
+    none = asked(net, batch, torch.Generator())  # this batch has none
+    assert torch.equal(none["loss"], plain["loss"])
+    assert none["told_apart"].tolist() == [1] * 6
     told = dataclasses.replace(batch, negatives=[["a", "b", "c"], [], ["d"], [], [], []])
     assert torch.equal(goal(net, told, torch.Generator())["loss"], plain["loss"])  # none are asked for
     texts, rows = asked._wrong(told, torch.Generator().manual_seed(0))

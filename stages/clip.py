@@ -20,6 +20,7 @@ from stages.run import OptimConfig, Run, RunConfig, command
 from stages.samples import captions_of
 from stages.shards import Faults, find, read
 from stages.state import State, begin
+from unclip.checkpoint import read_header
 from unclip.clip import ClipConfig, build_net, export, normalise
 from unclip.config import Natural, NonNegativeFloat, Share, build, config, to_dict
 from unclip.images import square
@@ -134,7 +135,7 @@ def train(values: dict[str, Any], init: str | None) -> None:
         return
     model = settings.model
     if settings.vocabulary == "data":
-        model = dataclasses.replace(model, merges=used_merges(all_captions(settings.data)))
+        model = dataclasses.replace(model, merges=_vocabulary(settings.data, init))
     torch.manual_seed(settings.run.seed)
     state = _begun(settings, model, run, init)
     accelerator = state.accelerator
@@ -157,6 +158,12 @@ def _begun(settings: ClipRun, model: ClipConfig, run: Run, init: str | None) -> 
     if init is not None:
         run.settings = dataclasses.replace(run.settings, pretrained={"clip": init} | run.settings.pretrained)
     return begin(Redrawing(net, DraftConfig(image_emb=model.embed_dim, width=REDRAWN_BY)), run)
+
+
+def _vocabulary(data: DataConfig, init: str | None) -> tuple[str, ...]:
+    """The merges that the training captions use; of a CLIP that is trained on, its own, whose embeddings it has."""
+    held = None if init is None else read_header(init).model.get("merges")
+    return used_merges(all_captions(data)) if held is None else tuple(held)
 
 
 def _clip(net: nn.Module) -> CLIP:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from webdataset.pipeline import DataPipeline
 
 from stages.memory import kept
-from stages.samples import ARRAYS, Decoding, layout
+from stages.samples import ARRAYS, Decoding, decode, layout
 from stages.shards import Faults, Shards, find, read
 from stages.streams import START, Position, Source, collate, decoded, stream
 from unclip.config import Natural, Positive, config
@@ -30,8 +30,8 @@ class DataConfig:
     image_size: pictures are resized to it (shorter side, bicubic, antialiased) and cropped to the centre.
     images: False leaves pictures undecoded. workers: reading processes per rank; 0 reads in the training process.
     shuffle: buffer in samples per worker. caption: which of a sample's captions training sees.
-    in_memory: shards are read once and decoded samples kept, each with one caption, without workers; for what is small, and
-    trains faster than shards can be read.
+    in_memory: shards are read once, by the workers, and decoded samples kept where the net is, pictures in 256 grey levels; for
+    what is small, and trains faster than shards can be read.
     """
 
     shards: str
@@ -107,7 +107,7 @@ def batches(
                 f"the saved position in the data has {name} = {start.get(name)}, this run has {now}; "
                 f"resume with {start.get(name)}, or begin a new run"
             )
-    return _from_memory(source, start) if config.in_memory else _endless(source, start)
+    return _from_memory(source, start, config.workers) if config.in_memory else _endless(source, start)
 
 
 def validation_batches(config: DataConfig, batch_size: int, count: int, rank: int = 0, world: int = 1) -> list[Batch]:
@@ -140,7 +140,7 @@ def _one_pass(config: DataConfig, batch_size: int, rank: int, world: int, count:
     shards = find(config.validation, "data.validation")
     how, faults = _decoding(shards, config, None), Faults()
     raws = islice(read(shards, range(len(shards.paths)), how.suffixes, faults), rank, count, world)
-    good = (sample for raw in raws if (sample := decoded(raw, how, 0, faults)) is not None)
+    good = (sample for raw in raws if (sample := decoded(raw, faults, partial(decode, how=how, epoch=0))) is not None)
     empty = True
     while samples := list(islice(good, batch_size)):
         empty = False
@@ -149,9 +149,9 @@ def _one_pass(config: DataConfig, batch_size: int, rank: int, world: int, count:
         raise UnclipError(f"data.validation = {config.validation!r}: no good sample ({faults.reason})")
 
 
-def _from_memory(source: Source, start: Position) -> Iterator[Batch]:
+def _from_memory(source: Source, start: Position, workers: int) -> Iterator[Batch]:
     """Batches of samples that are kept; the one stream of `start` is they."""
-    for columns, state, faults in kept(source, start["streams"][0]):
+    for columns, state, faults in kept(source, start["streams"][0], workers):
         position = {**source.origin(), "next": 0, "reason": faults.reason, "streams": [state]}
         yield Batch(**columns, position=position, skipped=faults.count, reason=faults.reason)
 

@@ -20,6 +20,7 @@ from unclip.diffusion.process import Process, ProcessConfig
 from unclip.errors import UnclipError
 from unclip.images import grid, square, to_pil
 from unclip.models.decoder import Decoder, DecoderConfig
+from unclip.noise import normal
 from unclip.noise import stream as noise_stream
 from unclip.priors import finish
 from unclip.stage import Sampling, Stage
@@ -79,7 +80,7 @@ class Objective:
         how, count, device = self.settings.objective, len(batch.images), batch.images.device
         x0 = square(batch.images, self.settings.model.size)
         t = random_times(count, self.process.schedule.timesteps, rng, how.shift)
-        eps = torch.randn(x0.shape, generator=rng).to(device)
+        eps = normal(x0.shape, rng, device)
         keep_image = torch.rand(count, generator=rng).to(device) >= how.image_drop
         keep_text = torch.rand(count, generator=rng).to(device) >= how.text_drop
         words = prompts(self.clip, self.settings.clip, batch, self.core)

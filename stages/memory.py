@@ -1,62 +1,136 @@
-"""Samples of a small data set, read once and kept in memory: batches of a net that is faster than reading shards."""
+"""Samples of a small data set, read once and kept where the net is: batches of one that is faster than reading shards."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DataLoader
 
+from stages.samples import Sample, decode_all
 from stages.shards import Faults, order, read
-from stages.streams import Position, Source, collate, decoded
+from stages.streams import Position, Source, decoded
 from unclip.errors import UnclipError
 from unclip.noise import generator
 
-CHUNK = 1000  # samples
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Samples as columns: of each its key, its picture in 256 grey levels, its image embedding and how many captions it has; of
+    each caption, one sample's after another's, the text, its negatives and its arrays.
+    """
+
+    keys: list[str]
+    counts: list[int]
+    captions: list[str]
+    negatives: list[list[str]]
+    pictures: dict[str, Tensor]
+    texts: dict[str, Tensor]
 
 
-def kept(source: Source, start: Position) -> Iterator[tuple[dict[str, Any], Position, Faults]]:
+def kept(source: Source, start: Position, workers: int) -> Iterator[tuple[dict[str, Any], Position, Faults]]:
     """A rank's batches without end: their columns, where the next one stands, and what could not be read.
 
-    Each sample keeps the caption that was drawn for it in the first epoch. Every epoch has an order of its own, by (seed, rank,
-    epoch), and what is left over when batches are full is in no batch of it. Raises UnclipError when there are too few samples.
+    Every epoch has an order of its own and for each sample a caption, by (seed, rank, epoch); what is left over when batches
+    are full is in no batch of it. `workers` processes read. Raises UnclipError when there are too few samples.
     """
     faults, epoch, used = Faults(), start["epoch"], start["used"]
-    columns = _columns(source, faults)
-    count = len(columns["keys"])
+    held = _held(source, workers, faults)
+    count = len(held.keys)
     each = count // source.batch_size
     if each == 0:
         raise UnclipError(
             f"data.in_memory: this rank has {count} good samples ({faults.reason or 'no fault'}), less than run.batch ="
             f" {source.batch_size}; lower it"
         )
+    counts = torch.tensor(held.counts)
+    first = counts.cumsum(0) - counts
     while True:
         rng = generator("memory", source.seed, source.rank, epoch)
         rows = torch.randperm(count, generator=rng)[: each * source.batch_size].split(source.batch_size)
+        told = first + (torch.rand(count, generator=rng, dtype=torch.float64) * counts).long()
         for number, batch in enumerate(islice(rows, used, None), used):
-            yield _picked(columns, batch), {"epoch": epoch, "used": number + 1}, faults
+            yield _picked(held, batch, told[batch]), {"epoch": epoch, "used": number + 1}, faults
         epoch, used = epoch + 1, 0
 
 
-def _columns(source: Source, faults: Faults) -> dict[str, Any]:
-    """The good samples of this rank's share of the shards, as columns."""
+def _held(source: Source, workers: int, faults: Faults) -> Held:
+    """The good samples of this rank's share of the shards."""
     mine = order(len(source.shards.paths), source.seed, 0)[source.rank :: source.world]
-    raws = read(source.shards, mine, source.decoding.suffixes, faults)
-    good = (sample for raw in raws if (sample := decoded(raw, source.decoding, 0, faults)) is not None)
-    parts = []
-    while samples := list(islice(good, CHUNK)):  # a hundred thousand small tensors would take several times the memory
-        parts.append(collate(samples))
-    if len({x.shape[1:] for part in parts if (x := part.get("images")) is not None}) > 1:
+    loader = DataLoader(
+        mine,  # pyright: ignore[reportArgumentType] (a list is a data set)
+        batch_size=None,
+        collate_fn=partial(_read_shard, source),
+        num_workers=workers,
+        generator=torch.Generator(),  # the loader would draw from the global one
+    )
+    parts: list[Held] = []
+    for part, found in loader:
+        if found.count:
+            faults.add(found.reason, found.count)
+        if part is not None:
+            parts.append(part)
+    if len({x.shape[1:] for part in parts if (x := part.pictures.get("images")) is not None}) > 1:
         raise UnclipError("pictures differ in size; set data.image_size")
-    return {name: _joined([part[name] for part in parts]) for name in parts[0]} if parts else {"keys": []}
+    return _joined(parts)
 
 
-def _joined(parts: list[Any]) -> Any:
-    return torch.cat(parts) if isinstance(parts[0], torch.Tensor) else [value for part in parts for value in part]
+def _read_shard(source: Source, number: int) -> tuple[Held | None, Faults]:
+    """The good samples of one shard; None when there is none. Raises UnclipError for pictures of different sizes."""
+    faults, samples = Faults(), list[list[Sample]]()
+    how = source.decoding
+    for raw in read(source.shards, [number], how.suffixes, faults):
+        if (sample := decoded(raw, faults, partial(decode_all, how=how))) is not None:
+            samples.append(sample)
+    return (_columns(samples) if samples else None), faults
 
 
-def _picked(columns: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
-    """Some rows of all columns."""
-    return {
-        name: column[rows] if isinstance(column, torch.Tensor) else [column[k] for k in rows.tolist()]
-        for name, column in columns.items()
+def _columns(samples: Sequence[Sequence[Sample]]) -> Held:
+    """Samples, each once per caption, as columns."""
+    ones, told = [captions[0] for captions in samples], [one for captions in samples for one in captions]
+    images = [one.image for one in ones if one.image is not None]
+    if len({image.shape for image in images}) > 1:
+        raise UnclipError("pictures differ in size; set data.image_size")
+    pictures = {"images": _grey_levels(torch.stack(images))} if images else {}
+    names = ones[0].arrays
+    pictures |= {name: torch.stack([one.arrays[name] for one in ones]) for name in names if name == "image_emb"}
+    texts = {name: torch.stack([one.arrays[name] for one in told]) for name in names if name != "image_emb"}
+    counts = [len(captions) for captions in samples]
+    captions, negatives = [one.caption for one in told], [one.negatives for one in told]
+    return Held([one.key for one in ones], counts, captions, negatives, pictures, texts)
+
+
+def _joined(parts: Sequence[Held]) -> Held:
+    """All parts as one, its tensors on the accelerator, if there is one."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+
+    def whole(columns: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.cat([column[name] for column in columns]).to(device) for name in (columns or [{}])[0]}
+
+    lists = [
+        [value for part in parts for value in getattr(part, name)]
+        for name in ("keys", "counts", "captions", "negatives")
+    ]
+    return Held(*lists, whole([part.pictures for part in parts]), whole([part.texts for part in parts]))
+
+
+def _picked(held: Held, rows: Int[Tensor, " b"], told: Int[Tensor, " b"]) -> dict[str, Any]:
+    """The columns of a batch: these samples, each with the caption that lies there."""
+    columns: dict[str, Any] = {name: column[rows.to(column.device)] for name, column in held.pictures.items()}
+    columns |= {name: column[told.to(column.device)] for name, column in held.texts.items()}
+    if "images" in columns:
+        columns["images"] = columns["images"].float() / 127.5 - 1
+    captions, negatives = ([column[k] for k in told.tolist()] for column in (held.captions, held.negatives))
+    return columns | {
+        "keys": [held.keys[k] for k in rows.tolist()],
+        "captions": captions,
+        "negatives": negatives,
     }
+
+
+def _grey_levels(images: Tensor) -> Tensor:
+    return ((images + 1) * 127.5).round().to(torch.uint8)

@@ -22,7 +22,7 @@ from unclip.config import Positive, PositiveFloat, Share, build, config, to_dict
 from unclip.diffusion.losses import random_times, simple
 from unclip.diffusion.process import Process, ProcessConfig, power_times
 from unclip.models.prior import Prior, PriorConfig
-from unclip.noise import generator
+from unclip.noise import generator, normal
 from unclip.priors import DiffusionPrior
 from unclip.stage import Sampling, Stage
 
@@ -93,7 +93,7 @@ class Objective:
         x0 = self.core.standardise(image_emb(self.clip, self.settings.clip, batch)).repeat_interleave(draws, dim=0)
         times = random_times(len(x0), self.process.schedule.timesteps, rng)
         times = times if t is None else torch.full_like(times, t)  # on the CPU, where the schedule's table is
-        eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+        eps = normal(x0.shape, rng, x0.device)
         return x0, self.process.schedule.noised(x0, eps, times), eps, times
 
 

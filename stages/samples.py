@@ -59,20 +59,29 @@ def decode(raw: Raw, how: Decoding, epoch: int) -> Sample:
 
     Raises an exception of whatever kind a damaged file provokes; its message says what is wrong.
     """
-    captions = captions_of(raw)
-    usable = [k for k, caption in enumerate(captions) if caption.strip()]
+    usable, key = _usable(raw), raw["__key__"]
+    chosen = usable[0] if how.seed is None else random.Random(f"caption {how.seed} {epoch} {key}").choice(usable)
+    return _told(raw, how, chosen, _picture(raw, how.size) if how.pictures else None)
+
+
+def decode_all(raw: Raw, how: Decoding) -> list[Sample]:
+    """The sample in `raw` once with each of its captions, or with the first when `how` has no seed; raises like `decode`."""
+    usable, image = _usable(raw), _picture(raw, how.size) if how.pictures else None
+    return [_told(raw, how, k, image) for k in (usable if how.seed is not None else usable[:1])]
+
+
+def _usable(raw: Raw) -> list[int]:
+    """Which of a sample's captions say something."""
+    usable = [k for k, caption in enumerate(captions_of(raw)) if caption.strip()]
     if not usable:
         raise ValueError("no caption")
-    key = raw["__key__"]
-    chosen = usable[0] if how.seed is None else random.Random(f"caption {how.seed} {epoch} {key}").choice(usable)
+    return usable
+
+
+def _told(raw: Raw, how: Decoding, chosen: int, image: Tensor | None) -> Sample:
+    captions = captions_of(raw)
     arrays = {name: _array(raw, name, shape, len(captions), chosen) for name, shape in how.layout.items()}
-    return Sample(
-        key,
-        captions[chosen],
-        _negatives(raw, len(captions), chosen),
-        _picture(raw, how.size) if how.pictures else None,
-        arrays,
-    )
+    return Sample(raw["__key__"], captions[chosen], _negatives(raw, len(captions), chosen), image, arrays)
 
 
 def layout(raw: Raw) -> dict[str, tuple[int, ...]]:

@@ -4,10 +4,11 @@ A stream walks its share of an epoch's shards, then of the next epoch's. Where i
 which epoch it has used, so going on from there replays the tars up to that place and decodes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import get_worker_info
@@ -17,6 +18,7 @@ from stages.shards import Faults, Raw, Shards, order, read, shuffled
 from unclip.errors import UnclipError
 
 Position = dict[str, Any]  # JSON-able
+T = TypeVar("T")
 START: Position = {"epoch": 0, "used": 0, "skipped": 0, "reason": None}  # where a stream begins
 
 
@@ -84,7 +86,7 @@ def _good(source: Source, worker: int, state: Position) -> Iterator[tuple[Sample
     while True:
         for raw in raws:
             used += 1
-            if (sample := decoded(raw, source.decoding, epoch, faults)) is not None:
+            if (sample := decoded(raw, faults, partial(decode, how=source.decoding, epoch=epoch))) is not None:
                 good = True
                 yield sample, {"epoch": epoch, "used": used, "skipped": faults.count, "reason": faults.reason}
         barren = set() if good else barren | set(source.share(worker, epoch))
@@ -94,10 +96,10 @@ def _good(source: Source, worker: int, state: Position) -> Iterator[tuple[Sample
         raws = source.raw(worker, epoch, faults)
 
 
-def decoded(raw: Raw, how: Decoding, epoch: int, faults: Faults) -> Sample | None:
-    """The sample in `raw`, or None, counted in `faults`, when it is damaged."""
+def decoded(raw: Raw, faults: Faults, decoder: Callable[[Raw], T]) -> T | None:
+    """What `decoder` makes of the sample in `raw`, or None, counted in `faults`, when it is damaged."""
     try:
-        return decode(raw, how, epoch)
+        return decoder(raw)
     except Exception as error:  # noqa: BLE001 - the decoders of damaged bytes raise whatever they like
         message = " ".join(str(error).split()) or type(error).__name__
         faults.add(f"{raw['__url__'].rpartition('/')[2]}: sample {raw['__key__']}: {message}")

@@ -22,7 +22,7 @@ from unclip.diffusion.process import Process, ProcessConfig
 from unclip.errors import UnclipError
 from unclip.images import grid, resize, to_pil
 from unclip.models.upsampler import Upsampler, UpsamplerCond, UpsamplerConfig, restore, standardise
-from unclip.noise import generator
+from unclip.noise import generator, normal
 from unclip.noise import stream as noise_stream
 from unclip.priors import finish
 from unclip.stage import Sampling, Stage
@@ -75,7 +75,7 @@ class Objective:
         image, cond = self.pair(batch, rng)
         x0 = standardise(self.settings.model, image, cond.low_res)
         t = random_times(len(x0), self.process.schedule.timesteps, rng)
-        eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+        eps = normal(x0.shape, rng, x0.device)
         out = net(self.process.schedule.noised(x0, eps, t), self.process.net_time(t, len(t), x0.device), cond)
         return {"loss": simple(self.process, out, x0, eps, t, self.settings.objective.min_snr)}
 

@@ -29,7 +29,14 @@ def pieces(tokenizer, prompt, context=77):
 
 
 def test_ids_are_open_clips_own():
-    prompts = ["a red cube", "", "Zwei Würfel, 2 cubes!", "it's a SPHERE  🎲"]
+    prompts = [
+        "a red cube",
+        "",
+        "Zwei Würfel, 2 cubes!",
+        "it's a SPHERE  🎲",
+        'A Sign that says "stop", 3-4 Times.',
+        " a  b2c --x ",
+    ]
     ids, mask = WHOLE(prompts, 77)
     assert torch.equal(ids, open_clip.SimpleTokenizer(context_length=77)(prompts))
     assert WHOLE.vocabulary == 49408

@@ -63,6 +63,14 @@ def generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
+def normal(shape: Sequence[int], rng: torch.Generator, device: torch.device) -> Float[Tensor, "..."]:
+    """Standard normal numbers, drawn on `device`: a function of it and of where `rng`, a CPU generator, stands."""
+    if device.type == "cpu":
+        return torch.randn(*shape, generator=rng)
+    seed = int(torch.randint(2**62, (), generator=rng))
+    return torch.randn(*shape, generator=torch.Generator(device).manual_seed(seed), device=device)
+
+
 def redrawn(seed: int, k: int) -> int:
     """The seed of the k-th picture that is drawn for one with this seed; the first is its own."""
     return seed if k == 0 else generator("redrawn", seed, k).initial_seed()

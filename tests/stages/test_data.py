@@ -127,7 +127,7 @@ def test_resuming_decodes_nothing_that_was_used(folder: Path, monkeypatch: pytes
     position = take(4, plain(folder), batch=4)[-1].position
     decoded: list[str] = []
     monkeypatch.setattr(
-        stages.streams, "decode", lambda raw, *rest: decoded.append(raw["__key__"]) or decode(raw, *rest)
+        stages.streams, "decode", lambda raw, **how: decoded.append(raw["__key__"]) or decode(raw, **how)
     )
     (batch,) = take(1, plain(folder), batch=4, position=position)
     assert position["streams"][0]["used"] > 12

@@ -71,7 +71,7 @@ def _held(source: Source, workers: int, faults: Faults) -> Held:
     parts: list[Held] = []
     for part, found in loader:
         if found.count:
-            faults.add(found.reason, found.count)
+            faults.add(found.reason or "", found.count)
         if part is not None:
             parts.append(part)
     if len({x.shape[1:] for part in parts if (x := part.pictures.get("images")) is not None}) > 1:

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from stages.samples import Sample, decode_all
 from stages.shards import Faults, order, read
@@ -62,9 +62,9 @@ def _held(source: Source, workers: int, faults: Faults) -> Held:
     """The good samples of this rank's share of the shards."""
     mine = order(len(source.shards.paths), source.seed, 0)[source.rank :: source.world]
     loader = DataLoader(
-        mine,  # pyright: ignore[reportArgumentType] (a list is a data set)
+        cast(Dataset[int], mine),
         batch_size=None,
-        collate_fn=partial(_read_shard, source),
+        collate_fn=cast(Any, partial(_read_shard, source)),  # without batches it is called with what the data set holds
         num_workers=workers,
         generator=torch.Generator(),  # the loader would draw from the global one
     )
@@ -111,11 +111,14 @@ def _joined(parts: Sequence[Held]) -> Held:
     def whole(columns: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {name: torch.cat([column[name] for column in columns]).to(device) for name in (columns or [{}])[0]}
 
-    lists = [
-        [value for part in parts for value in getattr(part, name)]
-        for name in ("keys", "counts", "captions", "negatives")
-    ]
-    return Held(*lists, whole([part.pictures for part in parts]), whole([part.texts for part in parts]))
+    return Held(
+        keys=[key for part in parts for key in part.keys],
+        counts=[count for part in parts for count in part.counts],
+        captions=[caption for part in parts for caption in part.captions],
+        negatives=[texts for part in parts for texts in part.negatives],
+        pictures=whole([part.pictures for part in parts]),
+        texts=whole([part.texts for part in parts]),
+    )
 
 
 def _picked(held: Held, rows: Int[Tensor, " b"], told: Int[Tensor, " b"]) -> dict[str, Any]:

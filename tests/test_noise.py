@@ -2,7 +2,7 @@
 
 import torch
 
-from unclip.noise import Thread, augmented, generator, seeded, stream
+from unclip.noise import Thread, augmented, generator, normal, seeded, stream
 
 
 def draws(seeds, stage="decoder", count=2):
@@ -82,3 +82,11 @@ def test_threads_do_not_depend_on_the_batch():
     assert seeded("streams", 3) == 3
     assert seeded("native", 3).native
     assert stream("decoder", [seeded("diffusers", 3, torch.float64)], (2,))().dtype == torch.float64
+
+
+def test_training_noise_is_a_function_of_the_generators_state():
+    cpu = torch.device("cpu")
+    rng, again = generator("step", 1), generator("step", 1)
+    first, second = normal((4, 3), rng, cpu), normal((4, 3), rng, cpu)
+    assert torch.equal(normal((4, 3), again, cpu), first)
+    assert not torch.equal(first, second)

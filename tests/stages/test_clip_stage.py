@@ -17,6 +17,8 @@ from unclip.images import square
 from unclip.models.draft import SIDE, DraftConfig, Redrawing
 from unclip.tokenizer import Tokenizer
 
+from .test_data import sample, write
+
 
 @pytest.fixture(scope="module")
 def trained(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,6 +37,16 @@ def test_what_is_trained_opens_as_a_clip_with_the_vocabulary_of_its_data(lab: An
     assert batch.images is not None
     assert clip.image_emb(batch.images).norm(dim=-1).tolist() == pytest.approx([1] * 8)
     assert clip.text(["a cube"]).emb.norm().item() == pytest.approx(1)
+
+
+def test_a_clip_that_is_trained_on_keeps_its_vocabulary(lab: Any, trained: Path, tmp_path: Path) -> None:
+    """Whatever the new data's captions use: its embeddings are of the old tokens."""
+    meta = json.dumps({"captions": ["zebras crossing"]}).encode()
+    write(tmp_path / "00000.tar", {f"{n:03d}": sample(n, json=meta) for n in range(8)})
+    options = ("run.steps=1", "run.batch=8", f"data.shards={tmp_path}", "data.image_size=16")
+    went_on = lab.train("clip", tmp_path / "run", *options, init=trained / "weights.safetensors")
+    first, second = (Clip(run / "weights.safetensors").config.merges for run in (trained, went_on))
+    assert first == second
 
 
 def test_it_learns_to_tell_captions_apart_and_logs_it(trained: Path) -> None:

@@ -11,10 +11,11 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stages.samples import Sample, decode_all
+from stages.samples import PER_CAPTION, Sample, decode_all
 from stages.shards import Faults, order, read
 from stages.streams import Position, Source, decoded
 from unclip.errors import UnclipError
+from unclip.images import grey_levels, of_grey_levels
 from unclip.noise import generator
 
 
@@ -95,10 +96,10 @@ def _columns(samples: Sequence[Sequence[Sample]]) -> Held:
     images = [one.image for one in ones if one.image is not None]
     if len({image.shape for image in images}) > 1:
         raise UnclipError("pictures differ in size; set data.image_size")
-    pictures = {"images": _grey_levels(torch.stack(images))} if images else {}
-    names = ones[0].arrays
-    pictures |= {name: torch.stack([one.arrays[name] for one in ones]) for name in names if name == "image_emb"}
-    texts = {name: torch.stack([one.arrays[name] for one in told]) for name in names if name != "image_emb"}
+    pictures = {"images": grey_levels(torch.stack(images))} if images else {}
+    names = set(ones[0].arrays)
+    pictures |= {name: torch.stack([one.arrays[name] for one in ones]) for name in names - PER_CAPTION}
+    texts = {name: torch.stack([one.arrays[name] for one in told]) for name in names & PER_CAPTION}
     counts = [len(captions) for captions in samples]
     captions, negatives = [one.caption for one in told], [one.negatives for one in told]
     return Held([one.key for one in ones], counts, captions, negatives, pictures, texts)
@@ -126,14 +127,10 @@ def _picked(held: Held, rows: Int[Tensor, " b"], told: Int[Tensor, " b"]) -> dic
     columns: dict[str, Any] = {name: column[rows.to(column.device)] for name, column in held.pictures.items()}
     columns |= {name: column[told.to(column.device)] for name, column in held.texts.items()}
     if "images" in columns:
-        columns["images"] = columns["images"].float() / 127.5 - 1
+        columns["images"] = of_grey_levels(columns["images"])
     captions, negatives = ([column[k] for k in told.tolist()] for column in (held.captions, held.negatives))
     return columns | {
         "keys": [held.keys[k] for k in rows.tolist()],
         "captions": captions,
         "negatives": negatives,
     }
-
-
-def _grey_levels(images: Tensor) -> Tensor:
-    return ((images + 1) * 127.5).round().to(torch.uint8)

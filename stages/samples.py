@@ -17,8 +17,8 @@ from unclip import images
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 PICTURES = ("png", "jpg", "jpeg", "webp")
-# rows per caption: all but image_emb
 ARRAYS = ("image_emb", "text_emb", "text_hidden", "text_mask")
+PER_CAPTION = frozenset(ARRAYS) - {"image_emb"}  # arrays with a row for each
 
 
 @dataclass(frozen=True)
@@ -59,29 +59,31 @@ def decode(raw: Raw, how: Decoding, epoch: int) -> Sample:
 
     Raises an exception of whatever kind a damaged file provokes; its message says what is wrong.
     """
-    usable, key = _usable(raw), raw["__key__"]
+    meta, key = _meta(raw), raw["__key__"]
+    usable = _usable(raw, meta)
     chosen = usable[0] if how.seed is None else random.Random(f"caption {how.seed} {epoch} {key}").choice(usable)
-    return _told(raw, how, chosen, _picture(raw, how.size) if how.pictures else None)
+    return _told(raw, meta, how, chosen, _picture(raw, how.size) if how.pictures else None)
 
 
 def decode_all(raw: Raw, how: Decoding) -> list[Sample]:
     """The sample in `raw` once with each of its captions, or with the first when `how` has no seed; raises like `decode`."""
-    usable, image = _usable(raw), _picture(raw, how.size) if how.pictures else None
-    return [_told(raw, how, k, image) for k in (usable if how.seed is not None else usable[:1])]
+    meta, image = _meta(raw), _picture(raw, how.size) if how.pictures else None
+    usable = _usable(raw, meta)
+    return [_told(raw, meta, how, k, image) for k in (usable if how.seed is not None else usable[:1])]
 
 
-def _usable(raw: Raw) -> list[int]:
+def _usable(raw: Raw, meta: Mapping[str, Any]) -> list[int]:
     """Which of a sample's captions say something."""
-    usable = [k for k, caption in enumerate(captions_of(raw)) if caption.strip()]
+    usable = [k for k, caption in enumerate(_captions(raw, meta)) if caption.strip()]
     if not usable:
         raise ValueError("no caption")
     return usable
 
 
-def _told(raw: Raw, how: Decoding, chosen: int, image: Tensor | None) -> Sample:
-    captions = captions_of(raw)
+def _told(raw: Raw, meta: Mapping[str, Any], how: Decoding, chosen: int, image: Tensor | None) -> Sample:
+    captions = _captions(raw, meta)
     arrays = {name: _array(raw, name, shape, len(captions), chosen) for name, shape in how.layout.items()}
-    return Sample(raw["__key__"], captions[chosen], _negatives(raw, len(captions), chosen), image, arrays)
+    return Sample(raw["__key__"], captions[chosen], _negatives(meta, len(captions), chosen), image, arrays)
 
 
 def layout(raw: Raw) -> dict[str, tuple[int, ...]]:
@@ -92,7 +94,10 @@ def layout(raw: Raw) -> dict[str, tuple[int, ...]]:
 
 def captions_of(raw: Raw) -> list[str]:
     """All captions of a sample. Raises ValueError when its texts are damaged."""
-    meta = _meta(raw)
+    return _captions(raw, _meta(raw))
+
+
+def _captions(raw: Raw, meta: Mapping[str, Any]) -> list[str]:
     captions: Any = meta.get("captions")
     if captions is None:
         text = raw["txt"].decode("utf-8") if "txt" in raw else meta.get("caption")
@@ -102,9 +107,9 @@ def captions_of(raw: Raw) -> list[str]:
     return captions
 
 
-def _negatives(raw: Raw, captions: int, chosen: int) -> list[str]:
+def _negatives(meta: Mapping[str, Any], captions: int, chosen: int) -> list[str]:
     """What "negatives" in the .json, a list for each caption, holds for the chosen one; nothing where there is no such key."""
-    lists = _meta(raw).get("negatives")
+    lists = meta.get("negatives")
     if lists is None:
         return []
     if not isinstance(lists, list) or len(lists) != captions:

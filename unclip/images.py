@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
@@ -26,14 +26,22 @@ def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
     """The pixels of a PIL image, in [-1, 1]; transparency is laid on white."""
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    pixels = torch.from_numpy(np.array(image.convert("RGB")))
-    return pixels.permute(2, 0, 1).float() / 127.5 - 1
+    return of_grey_levels(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
 
 
 def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:
     """A PIL image of pixels in [-1, 1]; what lies outside is clipped, and values are rounded to the nearest grey level."""
-    pixels = ((image.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    return Image.fromarray(grey_levels(image.detach()).permute(1, 2, 0).cpu().numpy())
+
+
+def grey_levels(images: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
+    """Pixels in [-1, 1] as 256 grey levels; what lies outside is clipped."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def of_grey_levels(images: UInt8[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
+    """Grey levels as pixels in [-1, 1]."""
+    return images.float() / 127.5 - 1
 
 
 def resize(images: Float[Tensor, "b c h w"], size: int | tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:
@@ -67,7 +75,7 @@ def cropped(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s
 
 def _rounded(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Images of the grey levels that 8 bits have."""
-    return ((images + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+    return of_grey_levels(grey_levels(images))
 
 
 def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:

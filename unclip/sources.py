@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.errors import UnclipError
-from unclip.images import open_image, to_tensor, upright
+from unclip.images import grey_levels, open_image, to_tensor, upright
 from unclip.latents import Latent
 
 PICTURES = (
@@ -67,7 +67,7 @@ class Source:
     def digest(self) -> str:
         """SHA-256 of the pixels (8 bit, RGB, upright), or of the latent pair."""
         if self.pixels is not None:
-            parts = [((self.pixels + 1) * 127.5).round().to(torch.uint8)]
+            parts = [grey_levels(self.pixels)]
         else:
             assert self.latent is not None
             parts = [self.latent.image_emb, self.latent.x_T]

@@ -53,7 +53,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _word(self) -> Callable[[str], list[int]]:
-        """The ids of one word, remembered: CLIP's cleaning of whole prompts takes twenty times as long."""
+        """The ids of one word, remembered: CLIP's cleaning of whole prompts takes some ten times as long."""
         return functools.lru_cache(maxsize=1 << 16)(self.bpe.encode)
 
     def __call__(self, prompts: Sequence[str], context: int) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:

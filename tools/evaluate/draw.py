@@ -14,6 +14,7 @@ from tools.world.scene import Scene
 from unclip.choosing import agreement, picked
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
+from unclip.images import of_grey_levels
 from unclip.noise import redrawn, stream
 from unclip.priors import finish
 from unclip.system import UnCLIP
@@ -46,7 +47,7 @@ class Bank:
 def renders(scenes: Sequence[Scene], size: int) -> Float[Tensor, "n 3 s s"]:
     """Scenes as pictures in [-1, 1]."""
     parts = [render(scenes[start : start + 25], size) for start in range(0, len(scenes), 25)]
-    return torch.cat(parts).cpu().float() / 127.5 - 1
+    return of_grey_levels(torch.cat(parts).cpu())
 
 
 def bank(clip: Clip, count: int, size: int) -> Bank:

@@ -16,7 +16,7 @@ from tools.evaluate.stats import Estimate, mean
 from tools.world import crops, render, sample
 from tools.world.raycast import Crop
 from tools.world.scene import Scene
-from unclip.images import resize
+from unclip.images import of_grey_levels, resize
 from unclip.models.upsampler import Upsampler
 from unclip.noise import generator
 from unclip.stage import Stage
@@ -104,4 +104,4 @@ def _cut(scenes: Sequence[Scene], size: int, side: int, start: int) -> Float[Ten
     ]
     # an upsampler's grid: corners at multiples of four pixels
     places = [(top // 4 * 4, left // 4 * 4, height, width) for top, left, height, width in places]
-    return render(scenes, size, places).float() / 127.5 - 1
+    return of_grey_levels(render(scenes, size, places))

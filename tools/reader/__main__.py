@@ -30,7 +30,7 @@ from unclip import checkpoint
 from unclip.cli.shell import run
 from unclip.config import to_dict
 from unclip.devices import pick_device
-from unclip.images import resize, to_tensor
+from unclip.images import grey_levels, of_grey_levels, resize, to_tensor
 
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
 
@@ -105,7 +105,7 @@ def _learn(
     order = torch.cat([torch.randperm(len(pictures), generator=rng)[: steps // epochs * batch] for _ in range(epochs)])
     bar = track(order.split(batch), "training")
     for step, rows in enumerate(bar):
-        images = corrupted(as_floats(pictures[rows]), rng).to(where, memory_format=torch.channels_last)
+        images = corrupted(of_grey_levels(pictures[rows]), rng).to(where, memory_format=torch.channels_last)
         with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
             grid, whole, _ = net(images)
         parts = losses(grid.float(), whole.float(), wanted.at(rows))
@@ -124,14 +124,9 @@ def load(spec: str) -> tuple[UInt8[Tensor, "n 3 64 64"], list[Scene], Targets]:
     pictures, scenes = [], []
     for raw in read_shards(found, range(len(found.paths)), ("png", "json"), Faults()):
         picture = to_tensor(Image.open(io.BytesIO(raw["png"])))
-        pictures.append(((picture + 1) * 127.5).round().to(torch.uint8))
+        pictures.append(grey_levels(picture))
         scenes.append(from_graph(json.loads(raw["json"])["scene"]))
     return torch.stack(pictures), scenes, collate([targets(scene) for scene in scenes])
-
-
-def as_floats(pictures: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Bytes as values in [-1, 1]."""
-    return pictures.float() / 127.5 - 1
 
 
 def corrupted(images: Float[Tensor, "b 3 h w"], rng: torch.Generator) -> Float[Tensor, "b 3 h w"]:
@@ -172,7 +167,7 @@ def _cross_entropies(
 def validate(net: Reader, spec: str) -> dict[str, dict[str, float]]:
     """Shares right on held-out renders: as they are, blurred, grainy, and enlarged four times (then read at 64 px)."""
     pictures, scenes, _ = load(spec)
-    images = as_floats(pictures)
+    images = of_grey_levels(pictures)
     rng = torch.Generator().manual_seed(1)
     sigma = torch.full((len(images),), 0.6)
     kinds = {

@@ -34,8 +34,8 @@ class ObjectiveConfig:
     """Shares of samples trained without the image embedding and, independently, without text (arXiv 2204.06125, 2.1).
 
     `min_snr`: gamma of min-SNR weights. `vlb`: weight of the variational bound where the variance is learned.
-    `shift`: above 1 draws more of the noisy times (`random_times`); all losses, the validation's too, are means over those
-    drawn, so they compare only under the same shift.
+    `shift`: above 1 draws more of the noisy times, `logit_std`: fewer at both ends (`random_times`); all losses, the
+    validation's too, are means over those drawn, so they compare only under the same two.
     """
 
     image_drop: Share = 0.1
@@ -43,6 +43,7 @@ class ObjectiveConfig:
     min_snr: PositiveFloat | None = None
     vlb: NonNegativeFloat = 0.001
     shift: PositiveFloat | None = None
+    logit_std: PositiveFloat | None = None
 
 
 @config
@@ -79,7 +80,7 @@ class Objective:
         assert batch.images is not None
         how, count, device = self.settings.objective, len(batch.images), batch.images.device
         x0 = square(batch.images, self.settings.model.size)
-        t = random_times(count, self.process.schedule.timesteps, rng, how.shift)
+        t = random_times(count, self.process.schedule.timesteps, rng, how.shift, how.logit_std)
         eps = normal(x0.shape, rng, device)
         keep_image = torch.rand(count, generator=rng).to(device) >= how.image_drop
         keep_text = torch.rand(count, generator=rng).to(device) >= how.text_drop

@@ -181,5 +181,13 @@ def test_shifted_times_have_the_quantiles_of_the_shifted_law(shift, median):
     assert (times > 930).double().mean().item() == pytest.approx(1 - late, abs=0.006)
 
 
+def test_logit_normal_times_are_normal_in_the_shifted_logit():
+    times = random_times(40_000, 10_000, torch.Generator().manual_seed(0), 2.0, 0.8)
+    logits = (times.double() - 0.5).div(10_000).logit()
+    assert logits.mean().item() == pytest.approx(math.log(2), abs=0.015)
+    assert logits.std().item() == pytest.approx(0.8, abs=0.015)
+    assert (logits < math.log(2) - 0.8).double().mean().item() == pytest.approx(0.1587, abs=0.006)
+
+
 def test_no_time_is_left_out():
     assert len(random_times(20_000, 100, torch.Generator().manual_seed(0), 3.0).unique()) == 100

@@ -16,7 +16,7 @@ INVERSE = {"left of": "right of", "right of": "left of", "in front of": "behind"
 
 @pytest.fixture(scope="module")
 def scenes():
-    return {split: [sample(7, i, split) for i in range(250)] for split in ("train", "test", "composition")}
+    return {split: [sample(7, i, split) for i in range(250)] for split in ("train", "test", "composition", "crowded")}
 
 
 def _held_out(scene):
@@ -35,7 +35,7 @@ def test_a_scene_depends_on_seed_index_and_split_only():
 
 
 def test_training_and_iid_test_never_show_what_composition_always_shows(scenes):
-    assert not any(_held_out(scene) for split in ("train", "test") for scene in scenes[split])
+    assert not any(_held_out(scene) for split in ("train", "test", "crowded") for scene in scenes[split])
     shown = [_held_out(scene) for scene in scenes["composition"]]
     assert all(shown)
     assert set().union(*shown) >= {*HELD_OUT_PAIRS, *HELD_OUT_RELATIONS}
@@ -53,6 +53,7 @@ def test_training_shows_every_name_and_the_paper_prompt_is_no_composition(scenes
     }
     assert min(seen[name] for name in wanted) >= 8
     assert {len(scene.things) for scene in scenes["train"]} == {1, 2, 3}
+    assert {len(scene.things) for scene in scenes["crowded"]} == {2, 3}
     assert not {("red", "cube"), ("blue", "cube")} & set(HELD_OUT_PAIRS)
     assert ("cube", "on top of", "cube") not in HELD_OUT_RELATIONS
 
@@ -85,5 +86,7 @@ def test_sizes_are_apparent_and_leave_a_gap(scenes):
 
 
 def test_an_unknown_split_is_refused_in_one_line():
-    with pytest.raises(UnclipError, match=r"unknown split 'validation'; expected one of train, test, composition$"):
+    with pytest.raises(
+        UnclipError, match=r"unknown split 'validation'; expected one of train, test, composition, crowded$"
+    ):
         sample(0, 0, "validation")

@@ -44,7 +44,8 @@ def sample(seed: int, index: int, split: str) -> Scene:
 def _names(rng: random.Random, split: str) -> Names:
     """Names of a scene; those of the composition split are held out on purpose, half by a pair, half by a relation."""
     shapes, colours = palette.SHAPES, tuple(palette.COLOURS)
-    count = rng.choices(list(COUNTS), list(COUNTS.values()))[0]
+    counts = {k: share for k, share in COUNTS.items() if k > 1 or split != "crowded"}
+    count = rng.choices(list(counts), list(counts.values()))[0]
     triple = rng.choice(splits.HELD_OUT_RELATIONS) if split == "composition" and rng.random() < 0.5 else None
     count = max(count, 2) if triple else count
     kin = count > 1 and not triple and rng.random() < KIN

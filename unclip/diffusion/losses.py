@@ -15,14 +15,20 @@ BIN = 1 / 255
 """Half the distance between two of the 256 grey levels, in the units of images in [-1, 1]."""
 
 
-def random_times(count: int, timesteps: int, rng: torch.Generator, shift: float | None = None) -> Int[Tensor, " count"]:
+def random_times(
+    count: int, timesteps: int, rng: torch.Generator, shift: float | None = None, logit_std: float | None = None
+) -> Int[Tensor, " count"]:
     """Times of 1..T to train at: T s u / (1 + (s - 1) u) rounded up, u uniform, s the `shift`; on the CPU.
 
     That is the map of 2403.03206 eq. 23, there of a flow's times, here of a schedule's indices. A shift above 1 spends
-    more samples on the noisy times, where a picture's layout is decided; 1 or None is uniform.
+    more samples on the noisy times, where a picture's layout is decided; 1 or None is uniform. With `logit_std` the logit
+    of u is normal with that deviation (eq. 19, of mean 0): fewer samples at both ends, more where shapes are decided.
     """
     s = shift or 1.0
-    u = torch.rand(count, generator=rng, dtype=torch.float64)
+    if logit_std is None:
+        u = torch.rand(count, generator=rng, dtype=torch.float64)
+    else:
+        u = (torch.randn(count, generator=rng, dtype=torch.float64) * logit_std).sigmoid()
     return (timesteps * s * u / (1 + (s - 1) * u)).ceil().long().clamp(1, timesteps)
 
 

@@ -31,7 +31,8 @@ class DataConfig:
     images: False leaves pictures undecoded. workers: reading processes per rank; 0 reads in the training process.
     shuffle: buffer in samples per worker. caption: which of a sample's captions training sees.
     in_memory: shards are read once, by the workers, and decoded samples kept where the net is, pictures in 256 grey levels; for
-    what is small, and trains faster than shards can be read.
+    what is small, and trains faster than shards can be read. together: so many samples that lie beside each other in memory
+    stay beside each other in batches, such as twins, each of which shows what the other does not.
     """
 
     shards: str
@@ -42,6 +43,11 @@ class DataConfig:
     shuffle: Natural = 2000
     caption: Literal["random", "first"] = "random"
     in_memory: bool = False
+    together: Positive = 1
+
+    def __post_init__(self) -> None:
+        if self.together > 1 and not self.in_memory:
+            raise ValueError(f"data.together = {self.together} needs data.in_memory = true")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,7 +99,7 @@ def batches(
     chosen_by = seed if config.caption == "random" else None
     decoding = _decoding(shards, config, chosen_by)
     workers = 0 if config.in_memory else config.workers
-    source = Source(shards, decoding, batch_size, seed, config.shuffle, rank, world, workers)
+    source = Source(shards, decoding, batch_size, seed, config.shuffle, rank, world, workers, config.together)
     parts = world * source.streams
     if len(shards.paths) < parts:
         raise UnclipError(

@@ -43,6 +43,8 @@ def kept(source: Source, start: Position, workers: int) -> Iterator[tuple[dict[s
     held = _held(source, workers, faults)
     count = len(held.keys)
     each = count // source.batch_size
+    if source.batch_size % source.together:
+        raise UnclipError(f"data.together = {source.together} does not divide run.batch = {source.batch_size}")
     if each == 0:
         raise UnclipError(
             f"data.in_memory: this rank has {count} good samples ({faults.reason or 'no fault'}), less than run.batch ="
@@ -52,9 +54,10 @@ def kept(source: Source, start: Position, workers: int) -> Iterator[tuple[dict[s
     first = counts.cumsum(0) - counts
     while True:
         rng = generator("memory", source.seed, source.rank, epoch)
-        rows = torch.randperm(count, generator=rng)[: each * source.batch_size].split(source.batch_size)
+        groups = torch.randperm(count // source.together, generator=rng) * source.together
+        rows = (groups[:, None] + torch.arange(source.together)).flatten()[: each * source.batch_size]
         told = first + (torch.rand(count, generator=rng, dtype=torch.float64) * counts).long()
-        for number, batch in enumerate(islice(rows, used, None), used):
+        for number, batch in enumerate(islice(rows.split(source.batch_size), used, None), used):
             yield _picked(held, batch, told[batch]), {"epoch": epoch, "used": number + 1}, faults
         epoch, used = epoch + 1, 0
 

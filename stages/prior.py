@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from einops import reduce
+from einops import reduce, repeat
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from stages.data import Batch, DataConfig
@@ -21,6 +22,8 @@ from unclip.conditioning import prior_cond
 from unclip.config import Positive, PositiveFloat, Share, build, config, to_dict
 from unclip.diffusion.losses import random_times, simple
 from unclip.diffusion.process import Process, ProcessConfig, power_times
+from unclip.errors import UnclipError
+from unclip.latents import Pca
 from unclip.models.prior import Prior, PriorConfig
 from unclip.noise import generator, normal
 from unclip.priors import DiffusionPrior
@@ -28,6 +31,7 @@ from unclip.stage import Sampling, Stage
 
 PROCESS = ProcessConfig(predicts="x0", variance="analytic")
 SAMPLING = Sampling(sampler="ddpm", steps=64, threshold="none")
+FLOOR = 0.03  # directions that vary less than this share of the first component hold little but single pictures' noise
 POINTS = 64  # times at which the analytic variance's table is measured
 
 
@@ -36,12 +40,15 @@ class ObjectiveConfig:
     """`text_drop`: share of samples trained without text, for guidance. `min_snr`: gamma of min-SNR weights.
 
     `draws`: how often each embedding is noised in a step, at times of their own. The text, most of what a step costs, is read
-    once for all of them.
+    once for all of them. `shift` spends more of them on noisy times (`random_times`), where the text decides what is where.
+    `pca`, a file of principal components, has errors along them balanced (`balance`).
     """
 
     text_drop: Share = 0.1
     min_snr: PositiveFloat | None = None
     draws: Positive = 1
+    shift: PositiveFloat | None = None
+    pca: str | None = None
 
 
 @config
@@ -74,6 +81,7 @@ class Objective:
     process: Process
     core: Prior
     clip: Clip
+    metric: Float[Tensor, "d d"] | None = None
 
     def __call__(self, net: nn.Module, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         """Per-sample losses."""
@@ -83,17 +91,26 @@ class Objective:
         keep = torch.rand(count, generator=rng).to(x0.device) >= how.text_drop
         cond = prior_cond(self.core, self.clip, words, keep & words.keep)
         out = net(xt, self.process.net_time(t, len(t), xt.device), cond)
+        if self.metric is not None:  # what is predicted is linear in x0 and eps
+            out, x0, eps = (x.to(x0.dtype) @ self.metric for x in (out, x0, eps))
         losses = simple(self.process, out, x0, eps, t, how.min_snr)
         return {"loss": reduce(losses, "(b n) -> b", "mean", b=count)}
 
     def noised(
         self, batch: Batch, rng: torch.Generator, t: int | None = None, draws: int = 1
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x0, xt, eps and t for a batch, each row `draws` times; t is drawn unless given."""
+        """x0, xt, eps and t for a batch, each row `draws` times; t is drawn unless given.
+
+        What stays together in batches (`data.together`) has the same noise at the same times: in the difference that its
+        texts make, the noise cancels, and so does all that its pictures share.
+        """
         x0 = self.core.standardise(image_emb(self.clip, self.settings.clip, batch)).repeat_interleave(draws, dim=0)
-        times = random_times(len(x0), self.process.schedule.timesteps, rng)
+        alike = self.settings.data.together if len(batch.keys) % self.settings.data.together == 0 else 1
+        count = len(x0) // alike
+        times = random_times(count, self.process.schedule.timesteps, rng, self.settings.objective.shift)
         times = times if t is None else torch.full_like(times, t)  # on the CPU, where the schedule's table is
-        eps = normal(x0.shape, rng, x0.device)
+        eps = normal((count, *x0.shape[1:]), rng, x0.device)
+        times, eps = (repeat(x, "(g n) ... -> (g k n) ...", n=draws, k=alike) for x in (times, eps))
         return x0, self.process.schedule.noised(x0, eps, times), eps, times
 
 
@@ -108,7 +125,9 @@ def train(values: dict[str, Any], init: str | None) -> None:
     core = Prior(settings.model)
     state = begin(core, run, init)
     clip = open_clip(settings.clip, settings.data, state.accelerator.device)
-    objective = Objective(settings, Process(settings.process), core, clip)
+    how, device = settings.objective, state.accelerator.device
+    metric = balance(how.pca, clip.fingerprint, core.std).to(device) if how.pca else None
+    objective = Objective(settings, Process(settings.process), core, clip, metric)
     validation = held_out(settings.data, run)
     watch = Watch(
         validation,
@@ -116,6 +135,22 @@ def train(values: dict[str, Any], init: str | None) -> None:
         lambda state: finish(state, objective, run, validation),
     )
     fit(state, objective, stream(settings.data, state, run), run, watch)
+
+
+def balance(path: str, clip: str, std: Float[Tensor, " d"]) -> Float[Tensor, "d d"]:
+    """The matrix after which an error's square weighs directions by one over their variance, or over FLOOR of the largest.
+
+    Errors are of embeddings divided by `std`. The least error is reached where it would be without (it is the mean's, in any
+    metric), but what tells relations and whose colour is whose lies where embeddings vary little, and is learned sooner.
+    Scaled so that the mean embedding's loss stays as it is. Raises UnclipError for components of another CLIP's embeddings.
+    """
+    pca, header = Pca.load(path)
+    if header.parents.get("clip") != clip:
+        raise UnclipError(f"objective.pca = {path}: components of another CLIP; write them with tools.embed --pca")
+    variances, std = pca.variances, std.cpu()
+    floored = variances.clamp(min=FLOOR * variances.max())
+    before = (pca.components.square() * variances[:, None] / std.square()).sum()
+    return std[:, None] * pca.components.T * (before / (variances / floored).sum() / floored).sqrt()
 
 
 def preview(net: nn.Module, objective: Objective, validation: Sequence[Batch]) -> Preview:

@@ -34,6 +34,7 @@ class Source:
     rank: int
     world: int
     workers: int
+    together: int = 1
 
     @property
     def streams(self) -> int:

@@ -15,7 +15,7 @@ from unclip.images import open_image
 
 ROOT = Path(__file__).parents[1]
 LIGHT = """
-import contextlib, io, sys
+import contextlib, io, os, sys
 sys.argv = ["unclip", *{words!r}]
 from unclip.cli import main
 with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -24,6 +24,7 @@ with contextlib.redirect_stdout(io.StringIO()) as out:
     except SystemExit as end:
         print(end.code)
 print(out.getvalue())
+print("WAITS", os.environ["OMP_WAIT_POLICY"])
 print("HEAVY", sorted({{"torch", "numpy", "pydantic", "PIL", "open_clip", "stages"}} & set(sys.modules)))
 """
 
@@ -34,6 +35,7 @@ def test_help_is_light(words):
         [sys.executable, "-c", LIGHT.format(words=words)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "HEAVY []" in done.stdout
+    assert "WAITS PASSIVE" in done.stdout  # set before torch could read it
     assert ("--negative" in done.stdout) == (len(words) == 2)
     assert "generate" in done.stdout
 

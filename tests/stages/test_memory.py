@@ -55,6 +55,20 @@ def test_epochs_are_complete_disjoint_and_each_in_its_order(folder: Path) -> Non
     assert keys(take(8, kept(folder), seed=1)) != keys(whole)
 
 
+def test_what_belongs_together_comes_together(folder: Path) -> None:  # noqa: F811
+    """Neighbours in a shard, in every batch of every epoch, and each epoch once."""
+    beside = {frozenset((f"{n:03d}", f"{n + 1:03d}")) for n in range(0, 24, 2)}
+    epochs = [take(12, kept(folder, together=2), batch=4)[start : start + 6] for start in (0, 6)]
+    for epoch in epochs:
+        pairs = [frozenset(batch.keys[k : k + 2]) for batch in epoch for k in (0, 2)]
+        assert set(pairs) == beside
+    assert keys(epochs[0]) != keys(epochs[1])
+    with pytest.raises(UnclipError, match=r"data\.together = 2 does not divide run\.batch = 3"):
+        take(1, kept(folder, together=2), batch=3)
+    with pytest.raises(ValueError, match=r"data\.together = 2 needs data\.in_memory = true"):
+        plain(folder, together=2)
+
+
 def test_every_epoch_draws_a_caption_with_all_that_belongs_to_it(folder: Path) -> None:  # noqa: F811
     """The arrays and negatives of a sample are told apart by its caption's number."""
     numbers = np.arange(3, dtype=np.float16)

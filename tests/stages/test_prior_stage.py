@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from stages.data import Batch, validation_batches
 from stages.embeddings import completed, open_clip, prompts
-from stages.prior import Objective, PriorRun, eps_power
+from stages.prior import Objective, PriorRun, balance, eps_power
 from unclip import checkpoint
 from unclip.clip import Clip
 from unclip.conditioning import prior_cond
 from unclip.config import build
 from unclip.diffusion.process import Process, ProcessConfig
 from unclip.errors import UnclipError
+from unclip.latents import fit_pca
 from unclip.models.prior import Prior, PriorCond
 
 
@@ -79,6 +80,27 @@ def test_each_embedding_is_noised_as_often_as_the_config_says(lab: Any) -> None:
     torch.testing.assert_close(loss, sum(errors) / 3)
 
 
+def test_what_belongs_together_is_noised_alike(lab: Any) -> None:
+    goal, batch = begun(lab, "data.together=2", "data.in_memory=true", "objective.draws=3")
+    x0, xt, eps, t = goal.noised(batch, torch.Generator().manual_seed(1), draws=3)
+    assert x0.shape == eps.shape == xt.shape == (18, 8)
+    of_sample = [(eps[k : k + 3], t[k : k + 3]) for k in range(0, 18, 3)]
+    for (noise, times), (other, same) in zip(of_sample[::2], of_sample[1::2], strict=True):
+        assert torch.equal(noise, other)
+        assert torch.equal(times, same)
+    assert len({tuple(times.tolist()) for _, times in of_sample}) == 3
+    torch.testing.assert_close(xt, goal.process.schedule.noised(x0, eps, t))
+
+
+def test_a_shift_spends_more_on_noisy_times(lab: Any) -> None:
+    times = []
+    for options in ((), ("objective.shift=3.0",)):
+        goal, batch = begun(lab, *options)
+        times.append(goal.noised(many(batch, 200), torch.Generator().manual_seed(1))[3])
+    assert times[0].float().mean() < 0.55 * goal.process.schedule.timesteps
+    assert (times[1] > times[0]).float().mean() > 0.9
+
+
 def test_a_tenth_loses_its_text_sample_by_sample(lab: Any) -> None:
     goal, batch = begun(lab)
     spy = Spy(goal.core)
@@ -104,6 +126,36 @@ def test_without_text_the_noised_embedding_still_matters_and_the_text_does_not(l
     kept, _ = begun(lab, "objective.text_drop=0.0")
     losses = [kept(kept.core, one, torch.Generator().manual_seed(1))["loss"] for one in (batch, other)]
     assert (losses[0] - losses[1]).abs().max() > 1e-5
+
+
+def test_balanced_errors_weigh_directions_by_how_little_embeddings_vary_there(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    std, mean = torch.rand(8) + 0.5, torch.randn(8)
+    rows = torch.randn(20_000, 8) * torch.tensor([4.0, 4, 2, 2, 1, 1, 0.5, 0.5]) @ torch.linalg.qr(torch.randn(8, 8))[0]
+    rows = (rows - rows.mean(dim=0) + mean).double()
+    pca = fit_pca(len(rows), rows.sum(dim=0), rows.T @ rows)
+    pca.save(tmp_path / "pca.safetensors", "mine")
+    matrix = balance(str(tmp_path / "pca.safetensors"), "mine", std)
+    ignorant = (rows.float() - mean) / std  # the errors of a net that always says the mean
+    torch.testing.assert_close((ignorant @ matrix).square().sum(), ignorant.square().sum(), rtol=1e-3, atol=0)
+    along = (pca.components / std) @ matrix  # errors of length 1 along each component, before they are divided by std
+    ratios = along.square().sum(dim=1)
+    wanted = 16 / torch.tensor([16.0, 16, 4, 4, 1, 1, 0.48, 0.48])  # the last are at 3 % of the largest
+    torch.testing.assert_close(ratios / ratios[0], wanted, rtol=0.1, atol=0)
+    with pytest.raises(UnclipError, match=r"objective\.pca = .*another CLIP; write them with tools\.embed --pca"):
+        balance(str(tmp_path / "pca.safetensors"), "another", std)
+
+
+@pytest.mark.parametrize("predicts", ["x0", "eps", "v"])
+def test_balanced_errors_are_those_of_what_is_predicted(lab: Any, predicts: str) -> None:
+    goal, batch = begun(lab, f"process.predicts={predicts}", "process.variance=small", "objective.text_drop=0.0")
+    matrix = torch.randn(8, 8, generator=torch.Generator().manual_seed(2))
+    spy = Spy(goal.core)
+    loss = replace(goal, metric=matrix)(spy, batch, torch.Generator().manual_seed(1))["loss"]
+    ((xt, t, cond),) = spy.asked
+    x0, _, eps, _ = goal.noised(batch, torch.Generator().manual_seed(1))
+    errors = goal.core(xt, t, cond) - goal.process.target(x0, eps, t)
+    torch.testing.assert_close(loss, (errors @ matrix).square().mean(dim=1))
 
 
 def test_an_empty_caption_counts_as_dropped(lab: Any) -> None:

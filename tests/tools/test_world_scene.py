@@ -1,6 +1,7 @@
 """Scenes of the demo world: deterministic, well seen, and split by what training must not show."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,8 @@ INVERSE = {"left of": "right of", "right of": "left of", "in front of": "behind"
 
 @pytest.fixture(scope="module")
 def scenes():
-    return {split: [sample(7, i, split) for i in range(250)] for split in ("train", "test", "composition", "crowded")}
+    splits = "train", "test", "composition", "crowded", "twins"
+    return {split: [sample(7, i, split) for i in range(250)] for split in splits}
 
 
 def _held_out(scene):
@@ -35,7 +37,7 @@ def test_a_scene_depends_on_seed_index_and_split_only():
 
 
 def test_training_and_iid_test_never_show_what_composition_always_shows(scenes):
-    assert not any(_held_out(scene) for split in ("train", "test", "crowded") for scene in scenes[split])
+    assert not any(_held_out(scene) for split in ("train", "test", "crowded", "twins") for scene in scenes[split])
     shown = [_held_out(scene) for scene in scenes["composition"]]
     assert all(shown)
     assert set().union(*shown) >= {*HELD_OUT_PAIRS, *HELD_OUT_RELATIONS}
@@ -56,6 +58,20 @@ def test_training_shows_every_name_and_the_paper_prompt_is_no_composition(scenes
     assert {len(scene.things) for scene in scenes["crowded"]} == {2, 3}
     assert not {("red", "cube"), ("blue", "cube")} & set(HELD_OUT_PAIRS)
     assert ("cube", "on top of", "cube") not in HELD_OUT_RELATIONS
+
+
+def test_twins_differ_in_what_stands_where_and_in_nothing_else(scenes):
+    def names(thing):
+        return thing.shape, thing.colour, thing.size, thing.material
+
+    for one, other in zip(scenes["twins"][::2], scenes["twins"][1::2], strict=True):
+        assert one == replace(other, things=one.things)
+        first, second, *others = map(names, one.things)
+        assert first != second
+        assert [names(thing) for thing in other.things] == [second, first, *others]
+        assert {(r.subject, r.name) for r in relations(one) if r.object < 2 > r.subject} == {
+            (r.subject, r.name) for r in relations(other) if r.object < 2 > r.subject
+        }
 
 
 def _names(scene):
@@ -87,6 +103,6 @@ def test_sizes_are_apparent_and_leave_a_gap(scenes):
 
 def test_an_unknown_split_is_refused_in_one_line():
     with pytest.raises(
-        UnclipError, match=r"unknown split 'validation'; expected one of train, test, composition, crowded$"
+        UnclipError, match=r"unknown split 'validation'; expected one of train, test, composition, crowded, twins$"
     ):
         sample(0, 0, "validation")

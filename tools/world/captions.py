@@ -76,7 +76,9 @@ def describe(scene: Scene, rng: random.Random) -> Caption:
     tellers = [_listed]
     if len(scene.things) > 1:
         tellers += [_counted] if len({thing.shape for thing in scene.things}) == 1 else []
-        tellers += [_related, _related, _related]
+        tellers += (
+            [_related, _related, _related] if relations(scene) else []
+        )  # sampled scenes have some, changed ones may not
     body = rng.choice(tellers)(scene, rng)
     text, told = body.text, {}
     if scene.sign is not None and rng.random() < KNOWN_WORD:

@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from tools.world import layout, palette, splits
 from tools.world.relations import relations
@@ -32,6 +33,8 @@ def sample(seed: int, index: int, split: str) -> Scene:
     Raises UnclipError for an unknown split.
     """
     splits.check_split(split)
+    if split == "twins":
+        return _twins(seed, index // 2)[index % 2]
     rng = random.Random(f"unclip world {split} {seed} {index}")
     while True:
         names = _names(rng, split)
@@ -39,6 +42,30 @@ def sample(seed: int, index: int, split: str) -> Scene:
             scene = _place(rng, names)
             if scene and _acceptable(scene, split):
                 return scene
+
+
+@lru_cache(maxsize=1)  # each is asked for twice, one after the other
+def _twins(seed: int, number: int) -> tuple[Scene, Scene]:
+    """A crowded scene, and the one that the same luck makes of its names with the first two exchanged."""
+    rng = random.Random(f"unclip world twins {seed} {number}")
+    while True:
+        names = _names(rng, "crowded")
+        first, second, *others = names.rows
+        for _ in range(4):
+            luck = rng.getstate()
+            one = _place(rng, names)
+            next_luck = rng.getstate()
+            rng.setstate(luck)
+            other = _place(rng, replace(names, rows=(second, first, *others)))
+            rng.setstate(next_luck)
+            if first != second and one and other and _same_surroundings(one, other):
+                if _acceptable(one, "crowded") and _acceptable(other, "crowded"):
+                    return one, other
+
+
+def _same_surroundings(one: Scene, other: Scene) -> bool:
+    """Whether two scenes differ in their things alone."""
+    return one == replace(other, things=one.things)
 
 
 def _names(rng: random.Random, split: str) -> Names:

@@ -1,5 +1,7 @@
 """The `unclip` command. Nothing here imports torch before a command runs, so that `--help` answers at once."""
 
+import os
+
 from cyclopts import App
 
 from unclip.cli.convert import convert
@@ -24,4 +26,6 @@ for command in (generate, vary, interpolate, blend, edit, reconstruct, inpaint, 
 
 def main() -> None:
     """The entry point of the `unclip` script."""
+    # threads that wait for one another shall sleep: with another process on a core, spinning took twice as long
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by OpenMP when torch is imported
     run(app)

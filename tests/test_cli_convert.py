@@ -51,11 +51,11 @@ def test_mistakes_are_one_line_and_leave_nothing(cli, tmp_path, monkeypatch, off
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["vary", "nothing.png", "--model", "karlo"], "nothing.png: no such picture"),
-        (["edit", "nothing.png", "--to", "a cat", "--model", "karlo"], "nothing.png: no such picture"),
-        (["reconstruct", "nothing.png", "--model", "karlo"], "nothing.png: no such picture"),
-        (["generate", "a cat", "--init", "nothing.png", "--model", "karlo"], "nothing.png: no such picture"),
-        (["inpaint", "nothing.png", "--mask", "m.png", "a cat", "--model", "karlo"], "nothing.png: no such picture"),
+        (["vary", "nothing.png", "--model", "karlo"], "nothing.png: no such file"),
+        (["edit", "nothing.png", "--to", "a cat", "--model", "karlo"], "nothing.png: no such file"),
+        (["reconstruct", "nothing.png", "--model", "karlo"], "nothing.png: no such file"),
+        (["generate", "a cat", "--init", "nothing.png", "--model", "karlo"], "nothing.png: no such file"),
+        (["inpaint", "nothing.png", "--mask", "m.png", "a cat", "--model", "karlo"], "nothing.png: no such file"),
         (["convert", "karlo", "full"], "full: exists already; give another name"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip.images import read_recipe
+from unclip.images import open_image, read_recipe
 
 from .command_line import names, one_line
 from .systems import CAPTIONS, SIZES
@@ -179,7 +179,13 @@ def test_pictures_are_turned_upright(tmp_path):
     ("words", "told"),
     [
         (("vary", "IMAGE", "--strength", 1.5), "strength"),
-        (("edit", "IMAGE", "--to", "a cube", "--from", "a cube"), "same CLIP embedding"),
+        (("edit", "IMAGE", "--to", "a cube", "--from", "A  cube"), "the two texts are one"),
+        (("inpaint", "IMAGE", "a cube", "--mask", "OTHER"), "the mask has 20x20 pixels, the picture 50x40"),
+        (("inpaint", "IMAGE", "a cube", "--mask", "EDGE"), "the mask is empty within the picture's centre square"),
+        (("inpaint", "IMAGE", "a cube", "--mask", "IMAGE", "--sampler", "dpmpp_2m"), "sampler = dpmpp_2m"),
+        (("interpolate", "nowhere.png", "a cube"), "nowhere.png: no such file"),
+        (("blend", "a cube", "nowhere.png"), "nowhere.png: no such file"),
+        (("reconstruct", "IMAGE", "--latent", "/dev/null/x.safetensors"), "--latent /dev/null: /dev/null is a file"),
         (("edit", "IMAGE", "--to", "a cube", "--theta", 2), "theta"),
         (("interpolate", "IMAGE", "a cube", "--frames", 1), "frames"),
         (("reconstruct", "IMAGE", "--components", 4), "no PCA"),
@@ -190,9 +196,59 @@ def test_pictures_are_turned_upright(tmp_path):
         (("vary", "IMAGE", "--steps", 100000), "steps"),
     ],
 )
-def test_options_that_make_no_sense_are_one_line(call, image, words, told):
-    command, *rest = [image if word == "IMAGE" else word for word in words]
+def test_options_that_make_no_sense_are_one_line(call, image, tmp_path, words, told):
+    """And no bars before it."""
+    Image.new("L", (20, 20), 255).save(tmp_path / "other.png")
+    edge = Image.new("L", (50, 40), 0)
+    edge.putpixel((1, 1), 255)
+    edge.save(tmp_path / "edge.png")
+    files = {"IMAGE": image, "OTHER": tmp_path / "other.png", "EDGE": tmp_path / "edge.png"}
+    command, *rest = [files.get(word, word) for word in words]
     code, _, err = call(command, *rest, *(() if "--steps" in rest else SMALL))
     assert code == 1
     assert told in err
-    assert one_line(err.splitlines()[-1] + "\n"), err
+    assert one_line(err), err
+
+
+def test_a_dry_run_saves_no_latent(call, image, tmp_path):
+    code, out, err = call("reconstruct", image, "--latent", tmp_path / "x.safetensors", "--dry-run", *SMALL)
+    assert code == 0, err
+    assert "decoder" in out
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_latent_is_decoded_under_the_prompt_that_is_given(call, image, tmp_path):
+    latent = tmp_path / "x.safetensors"
+    assert call("reconstruct", image, "--latent", latent, *SMALL)[0] == 0
+    made = [call("reconstruct", latent, *words, *SMALL)[1].strip() for words in ((), ("--prompt", "a cone"))]
+    assert [read_recipe(path)["prompt"] for path in made] == ["", "a cone"]
+
+
+def test_seeds_that_change_nothing_are_told_of(call, image):
+    for words in (
+        ("vary", image, "--eta", 0),
+        ("vary", image, "--strength", 0),
+        ("generate", "a cone", "--init", image),
+    ):
+        code, _, err = call(*words, "-n", 2, *SMALL)
+        assert code == 0, err
+        assert "all of these are one picture" in err
+        assert "all of these" not in call(*words, "-n", 1, *SMALL)[2]
+    assert "all of these" not in call("vary", image, "--eta", 0.5, "-n", 2, *SMALL)[2]
+
+
+def test_the_noise_that_an_edit_adds_is_the_seeds(call, image):
+    edit = ("edit", image, "--to", "a cone", "--theta", 0.25, "--eta", 0.5)
+    made = [open_image(call(*edit, "--seed", seed, *SMALL)[1].strip()).tobytes() for seed in (0, 1, 1)]
+    assert made[0] != made[1] == made[2]
+
+
+def test_a_replay_elsewhere_asks_for_the_file(call, cli, folder, image, tmp_path):
+    made = call("vary", image, "-n", 1, "--seed", 0, *SMALL)[1].strip()
+    image.rename(tmp_path / "moved.png")
+    code, _, err = cli("replay", made, "--out", tmp_path / "again", "--model", folder, "--device", "cpu")
+    assert code == 1
+    assert one_line(err)
+    assert "which this picture was made from, is not there; give it (--source FILE)" in err
+    words = ("--source", tmp_path / "moved.png", "--out", tmp_path / "again", "--model", folder, "--device", "cpu")
+    assert cli("replay", made, *words)[0] == 0

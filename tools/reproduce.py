@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cyclopts import App
@@ -29,12 +29,16 @@ app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
 
 @config
 class Renders:
-    """One set of shards: `count` training pictures and `validation` others of the i.i.d. test split."""
+    """One set of shards: `count` training pictures and `validation` others of the i.i.d. test split.
+
+    `more`: splits of the world and how many pictures of each prior, draft and decoder train on besides.
+    """
 
     count: Positive
     validation: Positive
     size: Positive
     crop: Positive | None = None
+    more: dict[str, Positive] = field(default_factory=dict)
 
 
 @config
@@ -97,16 +101,21 @@ def steps(plan: Plan, folder: Path, root: Path, scale: float) -> Iterator[Step]:
     for name, renders in plan.upsamplers.items():
         yield from _renders(plan, renders, data / name, scale)
     yield _training("clip", folder, runs, data / "pictures", scale)
-    for split in ("train", "validation"):
+    for split in ("train", "validation", *plan.pictures.more):
         source, target = data / "pictures" / split, data / "embedded" / split
         words = ("-m", "tools.embed", str(source), str(target), "--clip", str(clip))
         yield Step(f"embed {split}", (*words, "--pca", str(runs / PCA)) if split == "train" else words)
-    yield _training("prior", folder, runs, data / "embedded", scale, f"clip.path={clip}")
+    told = [f"clip.path={clip}"]
+    if plan.pictures.more:
+        told.append(f"data.shards={data / 'embedded'}/{{{','.join(('train', *plan.pictures.more))}}}/*.tar")
+    balanced = "pca" in read_toml(folder / "prior.toml").get("objective", {})
+    pca = [f"objective.pca={runs / PCA}"] if balanced else []
+    yield _training("prior", folder, runs, data / "embedded", scale, *told, *pca)
     draft = []
     if (folder / "draft.toml").is_file():
-        yield _training("draft", folder, runs, data / "embedded", scale, f"clip.path={clip}")
+        yield _training("draft", folder, runs, data / "embedded", scale, *told)
         draft = [f"run.pretrained.draft={runs / 'draft' / 'weights.safetensors'}"]
-    yield _training("decoder", folder, runs, data / "embedded", scale, f"clip.path={clip}", *draft)
+    yield _training("decoder", folder, runs, data / "embedded", scale, *told, *draft)
     for name in plan.upsamplers:
         yield _training(name, folder, runs, data / name, scale)
     assemble(plan, runs, root / "system")
@@ -142,7 +151,8 @@ def _run(step: Step) -> int:
 
 
 def _renders(plan: Plan, renders: Renders, folder: Path, scale: float) -> Iterator[Step]:
-    for split, world, count in (("train", "train", renders.count), ("validation", "test", renders.validation)):
+    more = ((split, split, count) for split, count in renders.more.items())
+    for split, world, count in (("train", "train", renders.count), ("validation", "test", renders.validation), *more):
         words = ["-m", "tools.world", str(folder / split), "--count", str(max(1, round(count * scale)))]
         words += ["--size", str(renders.size), "--split", world, "--seed", str(plan.seed), "--shard", str(plan.shard)]
         words += ["--crop", str(renders.crop)] if renders.crop else []

@@ -59,10 +59,11 @@ def words() -> list[str]:
 
 
 def _before_tables(text: str, more: str) -> str:
-    """A TOML text with more keys of its first table, in place of those it had."""
+    """A TOML text with more keys of its first table, in place of those it had; comments stay above what they stand above."""
     kept = re.sub(r"^(subject = .*\n|words = \[[^\]]*\]\n)", "", text, flags=re.MULTILINE)
-    head, mark, tables = kept.partition("\n[")
-    return f"{head.rstrip()}\n{more}\n{mark}{tables}"
+    first = re.search(r"^(#.*\n)*\[", kept, flags=re.MULTILINE)
+    cut = first.start() if first else len(kept)
+    return f"{kept[:cut].rstrip()}\n{more}\n\n{kept[cut:]}"
 
 
 if __name__ == "__main__":

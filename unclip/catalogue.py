@@ -26,6 +26,10 @@ def asked(one: Manipulation, sources: Sequence[Source], settings: Mapping[str, A
     """The settings a manipulation is drawn under: those given, and its usual ones in place of others."""
     usual: dict[str, Any] = FAITHFUL if one.inverts(sources) else {}
     if isinstance(one, Inpainting):
+        if settings.get("sampler") not in (None, "ddim"):
+            raise UnclipError(
+                f"sampler = {settings['sampler']}: pixels are kept under ddim's steps alone; leave it out"
+            )
         # ancestral steps, of which few are too few; they take so long that nobody would wait for several pictures
         usual = {"sampler": "ddim", "eta": 1.0, "steps": 50, "best_of": 1}
     if chooses(one, sources):
@@ -43,6 +47,19 @@ def chooses(one: Manipulation, sources: Sequence[Source]) -> bool:
     return not (one.inverts(sources) or isinstance(one, Interpolation | Reconstruction))
 
 
+def warn_of_copies(made: Sequence[tuple[Manipulation, int]], sources: Sequence[Source], eta: float | None) -> None:
+    """Warns of seeds that make no difference: where the picture's own noise is kept and none is added."""
+    (one, _), *others = made
+    own = bool(one.inverts(sources)) and not eta and not (isinstance(one, Variation) and one.strength > 0)
+    if own and any(other == one for other, _ in others):
+        warnings.warn(
+            "with the picture's own noise and eta 0 all of these are one picture, but for the upsamplers' noise; give --eta"
+            " above 0 for others, or -n 1",
+            UnclipWarning,
+            stacklevel=4,
+        )
+
+
 def texts(one: Manipulation, sources: Sequence[Source]) -> list[str]:
     """All that a manipulation says in words."""
     said = [one.prompt, *(source.text for source in sources if source.text is not None)]
@@ -58,8 +75,14 @@ def check_sources(name: str, sources: Sequence[Source]) -> None:
         )
 
 
-def check_components(made: Sequence[Manipulation], pca: Pca | None) -> None:
-    """Raises UnclipError for principal components that the system does not have."""
+def check_options(made: Sequence[Manipulation], sources: Sequence[Source], pca: Pca | None) -> None:
+    """Raises UnclipError for what could only fail: a mask of another size or of nothing, two texts that are one, principal
+    components that the system does not have."""
+    for one in made:
+        if isinstance(one, Inpainting):
+            one.painted(sources)
+        if isinstance(one, TextDifference) and one.target.casefold().split() == one.source.casefold().split():
+            raise UnclipError(f"the two texts are one, {one.target!r}, and there is no difference to apply; change one")
     for count in [one.components for one in made if isinstance(one, Reconstruction) and one.components is not None]:
         if pca is None:
             raise UnclipError("this system has no PCA; name one in system.toml (pca = …), as tools.embed writes it")

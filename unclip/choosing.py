@@ -8,25 +8,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unclip.clip import Clip
-from unclip.conditioning import Prompts
 
 
-def agreement(
-    clip: Clip,
-    pictures: Float[Tensor, "b c h w"],
-    prompts: Prompts,
-    image_emb: Float[Tensor, "b d"],
-    keep_image: bool = True,
-    keep_text: bool = True,
-) -> Float[Tensor, " b"]:
-    """The cosine of each picture's CLIP embedding with `image_emb`, plus that with its text's where the prompt has any.
+def agreement(clip: Clip, pictures: Float[Tensor, "b c h w"], image_emb: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    """The cosine of each picture's CLIP embedding with `image_emb`, which it was drawn from.
 
-    `keep_*`: which of the two count. Raises UnclipError when this CLIP reads texts only.
+    The text has no part in it: the prior has read that, word by word. CLIP's one vector of a text tells less of it, and would
+    choose, of all that fit, the look that it takes for typical. Raises UnclipError when this CLIP reads texts only.
     """
     seen = clip.image_emb(pictures.clamp(-1, 1))
-    image = F.cosine_similarity(seen, image_emb.to(seen))
-    text = F.cosine_similarity(seen, prompts.text.emb.to(seen)) * prompts.keep.to(seen)
-    return keep_image * image + keep_text * text
+    return F.cosine_similarity(seen, image_emb.to(seen))
 
 
 def picked(tries: Sequence[Float[Tensor, "b ..."]], which: Int[Tensor, " b"]) -> Float[Tensor, "b ..."]:

@@ -129,7 +129,7 @@ def drawn(
     while batch := list(islice(starts, size)):
         prompts = read(parts.clip, [start.prompt for start in batch])
         tries = [_small(parts, batch, prompts, k, negative, on_step) for k in range(parts.best_of)]
-        small = tries[0] if len(tries) == 1 else _best(parts.clip, prompts, tries)
+        small = tries[0] if len(tries) == 1 else _best(parts.clip, tries)
         x = small.x
         for stage in parts.upsamplers:
             known = _known(batch, stage.net.config.size)
@@ -158,9 +158,9 @@ def _small(parts: Parts, starts: Sequence[Start], prompts: Prompts, k: int, nega
     return Small(finish(parts.decoder, parts.decoder.run(cond, noise, uncond, known), on_step), emb, seeds)
 
 
-def _best(clip: Clip, prompts: Prompts, tries: Sequence[Small]) -> Small:
-    """Row by row, the try whose picture CLIP finds most like its text and its embedding; the first of equals."""
-    scores = [agreement(clip, one.x, prompts, one.image_emb) for one in tries]
+def _best(clip: Clip, tries: Sequence[Small]) -> Small:
+    """Row by row, the try whose picture CLIP finds most like the embedding it was drawn from; the first of equals."""
+    scores = [agreement(clip, one.x, one.image_emb) for one in tries]
     which = torch.stack(scores).argmax(dim=0)
     seeds = [tries[int(k)].seeds[row] for row, k in enumerate(which)]
     x, emb = (picked([getattr(one, name) for one in tries], which) for name in ("x", "image_emb"))

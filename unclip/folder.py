@@ -1,6 +1,7 @@
 """A system on disk: a folder with `system.toml` that names one checkpoint per stage."""
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -74,9 +75,15 @@ class Parts:
 
 
 def strangers(system: SystemConfig, prompts: Iterable[str]) -> list[str]:
-    """The words of prompts that the system's captions never used, each once; none where it names no words."""
+    """The words, and signs such as emoji, of prompts that the system's captions never used, each once; none where it names no
+    words."""
     known = set(system.words)
-    found = [word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()) if word not in known]
+    found = [
+        word
+        for prompt in prompts
+        for word in (*re.findall(r"\w+", prompt.lower()), *(x for x in prompt if unicodedata.category(x) == "So"))
+        if word not in known
+    ]
     return list(dict.fromkeys(found)) if known else []
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unclip.bench import Bench
 from unclip.config import Natural, NonNegativeFloat, Positive, Share, config
-from unclip.drawing import Start, paint
+from unclip.drawing import Paint, Start, paint
 from unclip.errors import UnclipError
 from unclip.latents import blend, difference, slerp, towards
 from unclip.sources import Source
@@ -163,8 +163,8 @@ class Reconstruction:
         """The latent pair; or the projected embedding, made as long as before, and the seed's noise."""
         if self.components is None:
             own = bench.latent(sources[0], self.prompt)
-            return Start(own.prompt, seed, own.image_emb, own.x_T)
-        assert bench.pca is not None, "catalogue.check_components"
+            return Start(self.prompt or own.prompt, seed, own.image_emb, own.x_T)
+        assert bench.pca is not None, "catalogue.check_options"
         emb = bench.image_emb(sources[0])
         kept = bench.pca.project(emb[None].cpu(), self.components)[0]
         return Start(self.prompt, seed, kept * (emb.norm().cpu() / kept.norm().clamp(min=1e-12)))
@@ -186,10 +186,14 @@ class Inpainting:
 
     def start(self, bench: Bench, sources: Sequence[Source], seed: int) -> Start:
         """The prompt's embedding, drawn by the prior, the seed's noise, and what is to be kept."""
+        return Start(self.prompt, seed, paint=self.painted(sources))
+
+    def painted(self, sources: Sequence[Source]) -> Paint:
+        """What is kept and what is painted. Raises UnclipError for a mask that does not fit the picture."""
         image, mask = (one.pixels for one in sources)
         assert image is not None
         assert mask is not None
-        return Start(self.prompt, seed, paint=paint(image, mask[:1] > 0, self.rounds))
+        return paint(image, mask[:1] > 0, self.rounds)
 
 
 def _mixed(a: Float[Tensor, "c h w"], b: Float[Tensor, "c h w"], share: float) -> Float[Tensor, "c h w"]:

@@ -4,6 +4,7 @@ import operator
 import secrets
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 import torch
@@ -64,6 +65,8 @@ def recipe_sources(recipe: Mapping[str, Any], given: Sequence[Given] | None) -> 
         if given is None and "file" not in one:
             raise UnclipError("this picture's recipe does not say which file it was made from; give it (--source FILE)")
         opener = mask_source if recipe["command"] == "inpaint" and found else source  # the second is the mask
+        if given is None and not Path(one["file"]).exists():
+            raise UnclipError(f"{one['file']}, which this picture was made from, is not there; give it (--source FILE)")
         opened = opener(next(fresh) if given is not None else one["file"])
         check_source(opened, one)
         found.append(opened)

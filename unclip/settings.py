@@ -43,7 +43,7 @@ class Settings:
     candidates
         Embeddings that the prior draws for a picture; the best match of the prompt is kept.
     best_of
-        Seeds whose small pictures are drawn for one; that which CLIP finds most like its text and embedding is enlarged.
+        Seeds whose small pictures are drawn for one; that which CLIP finds most like the embedding it came from is enlarged.
     upsampler_steps
         Sampling steps of each upsampler.
     """

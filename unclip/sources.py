@@ -17,23 +17,8 @@ from torch import Tensor
 from unclip.errors import UnclipError
 from unclip.images import grey_levels, open_image, to_tensor, upright
 from unclip.latents import Latent
+from unclip.places import LATENTS, named_files
 
-PICTURES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".jfif",
-    ".heic",
-    ".avif",
-)
-LATENTS = (".safetensors",)
 Given = Image.Image | Path | str | Latent | Tensor
 """A picture or its path, a latent pair or its path, an image embedding [d], or a text: a string that names no file."""
 
@@ -88,7 +73,7 @@ def source(given: Given) -> Source:
     if isinstance(given, Image.Image):
         return Source(pixels=to_tensor(upright(given)))
     suffix = Path(given).suffix.lower()
-    if isinstance(given, str) and suffix not in (*PICTURES, *LATENTS) and not os.path.isfile(given):
+    if isinstance(given, str) and not named_files([given]) and not os.path.isfile(given):
         check_text(given)
         return Source(text=given)
     if suffix in LATENTS:

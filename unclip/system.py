@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from unclip import choices, opening, requests
 from unclip.bench import Bench
-from unclip.catalogue import FAITHFUL, MANIPULATIONS, asked, check_components, check_sources, texts
+from unclip.catalogue import FAITHFUL, MANIPULATIONS, asked, check_options, check_sources, texts, warn_of_copies
 from unclip.clip import Clip
 from unclip.config import build, to_dict
 from unclip.drawing import Picture, Pictures, Start, drawn
@@ -136,11 +136,15 @@ class UnCLIP:
         to: str,
         source_text: str = DUMMY,
         theta: float | Sequence[float] = (0.15, 0.25, 0.35, 0.5),
+        seed: int = 0,
         **drawing: Any,
     ) -> Pictures:
-        """The picture with what differs between two texts, a picture for each `theta` in [0, 1] (section 3.3)."""
+        """The picture with what differs between two texts, a picture for each `theta` in [0, 1] (section 3.3).
+
+        Its noise is the picture's own; `seed` is that of what `eta` and the upsamplers add.
+        """
         thetas = [theta] if isinstance(theta, int | float) else list(theta)
-        jobs = [({"target": to, "source": source_text, "theta": float(one)}, 0) for one in thetas]
+        jobs = [({"target": to, "source": source_text, "theta": float(one)}, seed) for one in thetas]
         return self.manipulate("edit", [invertible(image)], jobs, **drawing)
 
     def invert(self, image: Given, prompt: str = "", on_step: OnStep = silent, **settings: Any) -> Latent:
@@ -177,7 +181,7 @@ class UnCLIP:
 
         All others are kept exactly, at every size, of the picture's centre square resized to that size.
         """
-        jobs = [({"prompt": prompt, "rounds": rounds}, seed) for seed in numbers(n, seeds)]
+        jobs = [({"prompt": word, "rounds": rounds}, seed) for word, seed in pairs(prompt, numbers(n, seeds))]
         return self.manipulate("inpaint", [picture(image), mask_source(mask)], jobs, **drawing)
 
     def replay(self, recipe: Mapping[str, Any], given: Sequence[Given] | None = None, **drawing: Any) -> Pictures:
@@ -205,9 +209,10 @@ class UnCLIP:
         requests.check_work(len(jobs), batch)
         check_sources(name, given)
         made = [(build(MANIPULATIONS[name], options, name), seed) for options, seed in jobs]
-        check_components([one for one, _ in made], self.pca)
+        check_options([one for one, _ in made], given, self.pca)
         chosen = self.resolve(build(Settings, asked(made[0][0], given, settings), name))
-        warn_of_strangers(self.config, [text for one, _ in made for text in texts(one, given)])
+        warn_of_strangers(self.config, [*(text for one, _ in made for text in texts(one, given)), chosen.negative])
+        warn_of_copies(made, given, chosen.eta)
         system = self.at(chosen)
         bench, told = system._bench(on_step), [one.recipe for one in given]
         starts = (

@@ -27,14 +27,20 @@ def test_a_draft_is_trained_before_the_decoder_that_begins_with_it(tmp_path: Pat
     assert trained == ["train clip", "train prior", "train draft", "train decoder"]
     assert found["train draft"][:2] == ("-m", "stages.draft")
     tables = {
-        name: override(read_toml(folder / f"{name}.toml"), found[f"train {name}"][3:]) for name in ("draft", "decoder")
+        name: override(read_toml(folder / f"{name}.toml"), found[f"train {name}"][3:])
+        for name in ("prior", "draft", "decoder")
     }
     weights = str(tmp_path / "runs" / "draft" / "weights.safetensors")
     assert tables["decoder"]["run"]["pretrained"] == {"draft": weights}
     assert f"{tables['draft']['run']['out']}/weights.safetensors" == weights
     for table in tables.values():
         assert table["clip"]["path"] == str(tmp_path / "runs" / "clip" / "weights.safetensors")
-        assert table["data"]["shards"] == str(tmp_path / "data" / "embedded" / "train")
+        assert table["data"]["shards"] == str(tmp_path / "data" / "embedded" / "{train,crowded,twins}" / "*.tar")
+    for split in ("crowded", "twins"):
+        pictures = str(tmp_path / "data" / "pictures" / split)
+        assert found[f"render pictures/{split}"][2] == found[f"embed {split}"][2] == pictures
+        assert found[f"embed {split}"][3] == str(tmp_path / "data" / "embedded" / split)
+    assert tables["prior"]["objective"]["pca"] == found["embed train"][-1]
     assert tables["decoder"]["model"]["draft"] == tables["draft"]["model"]["width"]
     assert tables["decoder"]["model"]["pooled_text"] == tables["draft"]["model"]["text_emb"]
 
@@ -42,4 +48,5 @@ def test_a_draft_is_trained_before_the_decoder_that_begins_with_it(tmp_path: Pat
 def test_without_a_config_of_a_draft_none_is_trained(tmp_path: Path) -> None:
     found = commands(CONFIGS / "tiny", tmp_path)
     assert "train draft" not in found
+    assert f"data.shards={tmp_path / 'data' / 'embedded' / 'train'}" in found["train prior"]
     assert not any("pretrained" in word for word in itertools.chain(*found.values()))

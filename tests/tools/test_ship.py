@@ -13,7 +13,7 @@ from unclip.folder import SystemConfig, strangers
 from unclip.places import FILE
 from unclip.system import UnCLIP
 
-SAMPLED = 'name = "random"\nupsamplers = ["upsampler-64.safetensors"]\n\n[sampling]\ndecoder = {steps = 2}\n'
+SAMPLED = 'name = "random"\nupsamplers = ["upsampler-64.safetensors"]\n\n# why\n[sampling]\ndecoder = {steps = 2}\n'
 
 
 @pytest.fixture
@@ -32,6 +32,7 @@ def test_what_is_shipped_is_the_same_system_at_half_the_size(source, tmp_path):
         for key, tensor in read_tensors(before).items():
             torch.testing.assert_close(read_tensors(after)[key], tensor, atol=1e-3, rtol=1e-3)
     made = load(SystemConfig, tmp_path / "again" / FILE)
+    assert "\n\n# why\n[sampling]\n" in (tmp_path / "again" / FILE).read_text(encoding="utf-8")
     assert made.sampling.decoder == {"steps": 2}
     assert not strangers(made, ["A small red cube on top of two striped cylinders!"])
     assert strangers(made, ["a corgi on the beach"]) == ["corgi", "beach"]

@@ -5,20 +5,22 @@ python -m tools.evaluate demo --out docs/evaluation
 
 import time
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from cyclopts import App
+from cyclopts import App, Parameter
 from cyclopts.types import PositiveInt
 from rich.progress import Progress
 
 from tools.evaluate import measures
 from tools.evaluate.prompts import prompts
 from tools.reader import open_reader
-from unclip.cli.shell import run
+from unclip.cli.shell import listed, run
 from unclip.errors import UnclipError
 from unclip.places import located
 from unclip.system import UnCLIP
 
+Parts = Annotated[tuple[str, ...], Parameter(consume_multiple=True, converter=listed)]
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
 PARTS = ("alignment", "composition", "baselines", "prior", "upsamplers", "sweep")
 
@@ -32,7 +34,7 @@ def evaluate(
     count: PositiveInt = 1000,
     smaller: PositiveInt = 300,
     training: PositiveInt = 10_000,
-    parts: tuple[str, ...] = PARTS,
+    parts: Parts = PARTS,
     device: str = "auto",
 ) -> None:
     """Measure a SYSTEM.
@@ -44,7 +46,7 @@ def evaluate(
     reader
         The attribute reader's checkpoint (python -m tools.reader).
     out
-        Folder of the report.
+        Folder of the report; parts of it that were measured before, of the same system, stay.
     count
         Prompts of the main figures, for each split.
     smaller
@@ -52,8 +54,8 @@ def evaluate(
     training
         Training pictures rendered again, for retrieval and memorisation.
     parts
-        Which parts to measure, of alignment (i.i.d. prompts), composition (held-out combinations), baselines, prior,
-        upsamplers, sweep.
+        Which parts to measure, one or several, such as alignment,prior: of alignment (i.i.d. prompts), composition (held-out
+        combinations), baselines, prior, upsamplers, sweep.
     device
         auto, cpu, cuda, cuda:N or mps.
     """
@@ -68,7 +70,7 @@ def evaluate(
         told = prompts("test", count), prompts("composition", count)
         work = measures.Work(located(system), opened, ruler, *told, out, bars)
         made = {"system": opened.identity, "torch": torch.__version__, "device": str(opened.decoder.device)}
-        work.say("made by", made, f"# {opened.identity['name']}, measured\n")
+        work.resume(made, f"# {opened.identity['name']}, measured\n")
         parts_of_it = {
             "alignment": lambda: measures.alignment(work, "i.i.d. prompts", work.iid),
             "composition": lambda: measures.alignment(work, "composition split", work.apart),
@@ -79,7 +81,7 @@ def evaluate(
         }
         for part in parts:
             parts_of_it[part]()
-    work.say("seconds", round(time.time() - began), f"Measured in {(time.time() - began) / 60:.0f} minutes.\n")
+    print(f"measured in {(time.time() - began) / 60:.0f} minutes")
     print(f"the report is {work.out / 'report.md'}")
 
 

@@ -34,12 +34,8 @@ class Drawn:
 
     @property
     def aligned(self) -> dict[str, Aligned]:
-        """The result by tag, in TAGS' order, for those that any caption has."""
-        found: dict[str, list[Verdict]] = {}
-        for verdicts in self.verdicts:
-            for tag, verdict in verdicts.items():
-                found.setdefault(tag, []).append(verdict)
-        return {tag: _aligned(found[tag]) for tag in TAGS if tag in found}
+        """The result by tag."""
+        return aligned(self.verdicts)
 
 
 def judged(reader: Reader, images: Float[Tensor, "n 3 h w"], prompts: Sequence[Prompt]) -> Drawn:
@@ -47,6 +43,15 @@ def judged(reader: Reader, images: Float[Tensor, "n 3 h w"], prompts: Sequence[P
     readings, features = read(reader, images)
     pairs = zip(prompts, readings, strict=True)
     return Drawn(images, readings, features, [judge(prompt.caption, reading) for prompt, reading in pairs])
+
+
+def aligned(pictures: Sequence[dict[str, Verdict]]) -> dict[str, Aligned]:
+    """The verdicts on pictures by tag, in TAGS' order, for those that any caption has."""
+    found: dict[str, list[Verdict]] = {}
+    for verdicts in pictures:
+        for tag, verdict in verdicts.items():
+            found.setdefault(tag, []).append(verdict)
+    return {tag: _aligned(found[tag]) for tag in TAGS if tag in found}
 
 
 def _aligned(verdicts: Sequence[Verdict]) -> Aligned:

@@ -91,7 +91,7 @@ def tries(
         others = [redrawn(seed, k) for seed in seeds]
         emb = _embedding(system, mode, part, told, others)
         found.append(decoded(system, told, emb, others, keep_image, keep_text))
-        scores.append(agreement(system.clip, found[-1], told, emb, keep_image, keep_text))
+        scores.append(agreement(system.clip, found[-1], emb if keep_image else told.text.emb))
     return torch.stack(found).cpu(), torch.stack(scores).cpu()
 
 

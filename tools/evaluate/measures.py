@@ -1,6 +1,6 @@
 """The parts of a report: each measures, and adds what it found."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,16 @@ from rich.progress import Progress
 
 from stages.degrade import DegradeConfig
 from tools.evaluate import draw, fidelity, priors, report, sweep, upsamplers
-from tools.evaluate.alignment import Drawn, judged
+from tools.evaluate.alignment import Drawn, aligned, judged
+from tools.evaluate.judge import Verdict
 from tools.evaluate.prompts import Prompt, prompts
+from tools.evaluate.stats import Estimate
 from tools.reader import read
 from tools.reader.net import Reader
 from unclip.checkpoint import read_header
 from unclip.config import build, load
 from unclip.folder import SystemConfig
-from unclip.images import to_tensor
+from unclip.images import resize, to_tensor
 from unclip.places import FILE
 from unclip.settings import Settings
 from unclip.system import UnCLIP
@@ -38,7 +40,7 @@ class Work:
     out: Path
     bars: Progress
     found: dict[str, Any] = field(default_factory=dict)
-    text: list[str] = field(default_factory=list)
+    text: dict[str, str] = field(default_factory=dict)
 
     def progress(self, name: str, total: int) -> Callable[[int], None]:
         """A new bar; gives the function that advances it."""
@@ -46,10 +48,14 @@ class Work:
         return lambda n: self.bars.advance(task, n)
 
     def say(self, key: str, found: Any, text: str) -> None:
-        """Adds a finding to the report and writes it, so that nothing finished is lost."""
-        self.found[key] = found
-        self.text.append(text)
-        report.write(self.out, self.found, "\n".join(self.text))
+        """Adds a finding to the report, in place of an older one, and writes it, so that nothing finished is lost."""
+        self.found[key], self.text[key] = found, text
+        report.write(self.out, self.found, self.text)
+
+    def resume(self, made: Mapping[str, Any], title: str) -> None:
+        """Begins the report, with what other parts left in its folder if the same system was measured there."""
+        self.found, self.text = report.read(self.out, made)
+        self.say("made by", made, title)
 
 
 def alignment(work: Work, name: str, told: list[Prompt]) -> None:
@@ -137,19 +143,25 @@ def enlargement(work: Work, count: int) -> None:
         work.say(stage.name, found, report.numbers(f"{stage.name} beside bicubic ({number} squares)", found))
         rows = [made.bicubic[:6], made.drawn[:6], made.truth[:6]]
         report.pictures(work.out / f"{stage.name}.png", torch.cat(rows), columns=6)
-    if work.system.upsamplers:
-        told = work.iid[:number]
-        small = draw.pictures(work.system.at(Settings(best_of=1)), "unclip", told)
-        large = upsample(work.system.upsamplers[0], small, range(number), 10)
-        columns = {
-            name: {tag: one.right for tag, one in judged(work.reader, images, told).aligned.items()}
-            for name, images in (("before", small), ("after", large))
-        }
-        work.say(
-            "upsampled",
-            columns,
-            report.numbers("Alignment before and after the first upsampler", columns),
-        )
+    columns = _enlarged(work, work.iid[:number])
+    title = f"Alignment before and after each upsampler, and bicubic instead ({number} prompts, one picture each)"
+    work.say("upsampled", columns, report.numbers(title, columns))
+
+
+def _enlarged(work: Work, told: list[Prompt], at_once: int = 10) -> dict[str, dict[str, Estimate]]:
+    """What enlarged pictures show, by size; few at once, as large ones are large."""
+    small = draw.pictures(work.system.at(Settings(best_of=1)), "unclip", told)
+    verdicts: dict[str, list[dict[str, Verdict]]] = {}
+    for start in range(0, len(told), at_once):
+        x, part = small[start : start + at_once], told[start : start + at_once]
+        columns = {f"{x.shape[-1]} px": x}
+        for stage in work.system.upsamplers:
+            size = stage.net.config.size
+            x = upsample(stage, x, range(start, start + len(x)), at_once)
+            columns |= {f"{size} px": x, f"{size} px, bicubic": resize(small[start : start + at_once], size)}
+        for name, images in columns.items():
+            verdicts.setdefault(name, []).extend(judged(work.reader, images, part).verdicts)
+    return {name: {tag: one.right for tag, one in aligned(found).items()} for name, found in verdicts.items()}
 
 
 def settings(work: Work, count: int) -> None:

@@ -19,12 +19,13 @@ CANDIDATES = (1, 2, 4, 8)
 def measure(system: UnCLIP, prompts: Sequence[Prompt], true: Float[Tensor, "n d"]) -> dict[str, Estimate]:
     """Cosines and retrieval of the drawn embeddings among the true ones of all prompts, beside the text embeddings' own.
 
-    "unrelated": cosine to the true embedding of another prompt.
+    "unrelated": of another prompt.
     """
     drawn, text = embeddings(system, prompts)
     found = {"cosine to the true embedding": mean(cosine(drawn, true))}
     found["cosine to an unrelated one"] = mean(cosine(drawn, true.roll(1, dims=0)))
     found["cosine to the text embedding"] = mean(cosine(drawn, text))
+    found["cosine to an unrelated text's"] = mean(cosine(drawn, text.roll(1, dims=0)))
     found["text embedding's cosine to the true one"] = mean(cosine(text, true))
     for name, emb in (("drawn", drawn), ("text", text)):
         ranks = rank(emb, true)

@@ -13,9 +13,11 @@ from tools.evaluate.alignment import Aligned, Drawn
 from tools.evaluate.prompts import Prompt
 from tools.evaluate.stats import Estimate
 from tools.evaluate.sweep import Point
+from unclip.errors import UnclipError
 from unclip.images import grid, to_pil
 
 SHEET = 40
+TEXT = "text"  # the key of report.json that holds the text of each finding
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -51,11 +53,31 @@ def sweep(points: Sequence[Point], best: Point) -> str:
     return "## Decoder settings\n\n" + table(head, rows)
 
 
-def write(out: Path, found: Mapping[str, Any], text: str) -> None:
-    """report.json and report.md in `out`."""
+def write(out: Path, found: Mapping[str, Any], text: Mapping[str, str]) -> None:
+    """report.json, with the text of each finding for `read`, and report.md in `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(plain(found), indent=1) + "\n", encoding="utf-8")
-    (out / "report.md").write_text(text, encoding="utf-8")
+    told = json.dumps({**plain(found), TEXT: dict(text)}, indent=1)
+    (out / "report.json").write_text(told + "\n", encoding="utf-8")
+    (out / "report.md").write_text("\n".join(text.values()), encoding="utf-8")
+
+
+def read(out: Path, made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The findings and their texts that lie in `out`, made by the same; none where there are none.
+
+    Raises UnclipError for a report that others made.
+    """
+    path = out / "report.json"
+    if not path.exists():
+        return {}, {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        text = found.pop(TEXT)
+        same = found["made by"] == plain(made)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UnclipError(f"{path}: not a report of this program; give another --out") from None
+    if not same:
+        raise UnclipError(f"{path}: measures another system, or was made elsewhere; give another --out")
+    return found, text
 
 
 def sheet(path: Path, drawn: Drawn, prompts: Sequence[Prompt]) -> None:

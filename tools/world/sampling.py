@@ -58,14 +58,10 @@ def _twins(seed: int, number: int) -> tuple[Scene, Scene]:
             rng.setstate(luck)
             other = _place(rng, replace(names, rows=(second, first, *others)))
             rng.setstate(next_luck)
-            if first != second and one and other and _same_surroundings(one, other):
-                if _acceptable(one, "crowded") and _acceptable(other, "crowded"):
-                    return one, other
-
-
-def _same_surroundings(one: Scene, other: Scene) -> bool:
-    """Whether two scenes differ in their things alone."""
-    return one == replace(other, things=one.things)
+            if one is None or other is None or first == second or one != replace(other, things=one.things):
+                continue  # nothing has changed, or more than the things: the camera, the light or the floor
+            if _acceptable(one, "crowded") and _acceptable(other, "crowded"):
+                return one, other
 
 
 def _names(rng: random.Random, split: str) -> Names:

@@ -1,28 +1,23 @@
 """`unclip vary`, `interpolate`, `blend`, `edit`, `reconstruct`: what only the latent pair allows."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
 
 from unclip.cli.drawing import Choices, Chosen, Many, Names, Several, draw
-from unclip.cli.output import progress, slug
+from unclip.cli.output import check_folder, progress, slug
+from unclip.cli.shell import listed
+from unclip.places import named_files
 
 if TYPE_CHECKING:
     from unclip.drawing import Pictures
     from unclip.system import UnCLIP
 
 
-def _listed(kind: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
-    """Numbers given as "20,40,80" or as several words."""
-    number = get_args(kind)[0]
-    return tuple(number(part) for token in tokens for part in token.value.split(",") if part.strip())
-
-
-Floats = Annotated[tuple[float, ...], Parameter(consume_multiple=True, converter=_listed)]
-Counts = Annotated[tuple[int, ...], Parameter(consume_multiple=True, converter=_listed)]
+Floats = Annotated[tuple[float, ...], Parameter(consume_multiple=True, converter=listed)]
+Counts = Annotated[tuple[int, ...], Parameter(consume_multiple=True, converter=listed)]
 
 
 def vary(
@@ -84,6 +79,7 @@ def interpolate(
         choices,
         lambda system, drawing: system.interpolate(a, b, frames, noise, seed, **drawing),
         Names(stem, [f"{stem}-{k:02d}" for k in range(frames)], frames, gif),
+        named_files((a, b)),
     )
 
 
@@ -106,6 +102,7 @@ def blend(
         choices,
         lambda system, drawing: system.blend(things, weights or [1.0] * len(things), seeds=several.seeds, **drawing),
         Names("-".join(slug(Path(thing).stem)[:20] for thing in things)[:60] or "blend"),
+        named_files(things),
     )
 
 
@@ -115,6 +112,7 @@ def edit(
     to: str,
     source: Annotated[str | None, Parameter(name="--from")] = None,
     theta: Floats = (),
+    seed: NonNegativeInt = 0,
     gif: bool = False,
     choices: Chosen = Choices(),
 ) -> None:
@@ -130,6 +128,8 @@ def edit(
         What it is; may be left out.
     theta
         How far to go, from 0 to 1; one or several, such as 0.2,0.4. Beyond 0.5 little of the picture is left.
+    seed
+        Of the noise that --eta adds, and of the upsamplers'.
     gif
         Also write an animation.
     """
@@ -138,7 +138,7 @@ def edit(
     told = {} if source is None else {"source_text": source}
     draw(
         choices,
-        lambda system, drawing: system.text_diff(image, to, theta=thetas, **told, **drawing),
+        lambda system, drawing: system.text_diff(image, to, theta=thetas, seed=seed, **told, **drawing),
         Names(stem, [f"{stem}-{theta:g}" for theta in thetas], len(thetas), gif),
         [image],
     )
@@ -176,11 +176,13 @@ def reconstruct(
 
     if latent is not None and (latent.exists() or latent.suffix != ".safetensors" or components):
         raise UnclipError(f"--latent {latent}: expected a new file NAME.safetensors, and no --components beside it")
+    if latent is not None:
+        check_folder(latent.parent, "--latent")
     stem = f"{slug(image.stem)}-reconstruction"
 
     def make(system: "UnCLIP", drawing: dict[str, Any]) -> "Pictures":
         found = system.reconstruct(image, components or None, prompt, seed, **drawing)
-        if latent is None:
+        if latent is None or choices.common.dry_run:
             return found
         # what makes no sense was refused by now, before anything is written; the picture is then the saved pair's
         steps = {"steps": drawing["steps"]} if "steps" in drawing else {}

@@ -30,20 +30,20 @@ def progress(plan: Mapping[str, int]) -> Iterator["OnStep"]:
         yield lambda stage, step: bars.advance(tasks[stage])
 
 
-def check_folder(folder: Path) -> None:
-    """Raises UnclipError, before any work is done, when pictures could not be written to `folder`; makes nothing."""
+def check_folder(folder: Path, option: str = "--out") -> None:
+    """Raises UnclipError, before any work is done, when nothing could be written to `folder`; makes nothing."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise UnclipError(f"--out {folder}: {there} is a file; expected a folder, new or not")
+        raise UnclipError(f"{option} {folder}: {there} is a file; expected a folder, new or not")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UnclipError(f"--out {folder}: you may not write to {there}; choose another folder")
+        raise UnclipError(f"{option} {folder}: you may not write to {there}; choose another folder")
 
 
 def check_files(files: Iterable[Path]) -> None:
     """Raises UnclipError, before a model is opened or downloaded, for files that are not there."""
     for file in files:
         if not file.exists():
-            raise UnclipError(f"{file}: no such picture")
+            raise UnclipError(f"{file}: no such file; expected a picture or a saved latent")
 
 
 def save(image: "Image.Image", folder: Path, stem: str, recipe: Mapping[str, Any] | None = None) -> Path:
@@ -75,5 +75,5 @@ def _free(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -
 
 def slug(prompt: str) -> str:
     """A file name made of a prompt's first words, at most 60 bytes long."""
-    words = "-".join(re.findall(r"\w+", prompt.lower()))
-    return words.encode(errors="ignore")[:60].decode(errors="ignore").strip("-") or "unconditional"
+    words = "-".join(re.findall(r"\w+", prompt.lower())).encode(errors="ignore")[:60].decode(errors="ignore").strip("-")
+    return words or ("picture" if prompt.strip() else "unconditional")

@@ -1,13 +1,14 @@
-"""What every command line of this project shares: one-line errors, one-line warnings, exit codes."""
+"""What every command line of this project shares: one-line errors and warnings, exit codes, options that are lists."""
 
 import contextlib
 import errno
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Token
 
 from unclip.errors import UnclipError, UnclipWarning
 
@@ -63,6 +64,12 @@ def one_line_warnings() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def listed(kind: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
+    """An option's values given as "20,40,80" or as several words."""
+    one = get_args(kind)[0]
+    return tuple(one(part) for token in tokens for part in token.value.split(",") if part.strip())
 
 
 def _one_line(error: CycloptsError) -> str:

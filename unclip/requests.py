@@ -42,6 +42,13 @@ def pairs(prompts: str | Sequence[str], seeds: Seeds | None) -> list[tuple[str, 
     return list(zip(words, found, strict=True))
 
 
+def shares(frames: int) -> list[float]:
+    """How far along a path each of its frames is. Raises UnclipError for less than its two ends."""
+    if frames < 2:
+        raise UnclipError(f"frames = {frames}: a path has at least its two ends")
+    return [k / (frames - 1) for k in range(frames)]
+
+
 def check_work(pictures: int, batch: int) -> None:
     """Raises UnclipError when nothing is to be drawn, or nothing at once."""
     if not pictures:

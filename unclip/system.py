@@ -13,7 +13,6 @@ from unclip.catalogue import FAITHFUL, MANIPULATIONS, asked, check_options, chec
 from unclip.clip import Clip
 from unclip.config import build, to_dict
 from unclip.drawing import Picture, Pictures, Start, drawn
-from unclip.errors import UnclipError
 from unclip.folder import SystemConfig, warn_of_strangers
 from unclip.interop.systems import Arithmetic
 from unclip.latents import Latent, Pca, check_weights
@@ -22,7 +21,7 @@ from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
 from unclip.noise import Seed, seeded
 from unclip.priors import EmbeddingPrior, OnStep, silent
-from unclip.requests import Seeds, made_by, numbers, pairs
+from unclip.requests import Seeds, made_by, numbers, pairs, shares
 from unclip.settings import Settings
 from unclip.sources import Given, Source, invertible, mask_source, opened, picture, source
 from unclip.stage import Stage
@@ -99,8 +98,7 @@ class UnCLIP:
         that much noise: 0 is the picture again, more is centred on it. `strength` turns that x_T (0) into fresh noise (1).
         """
         strength = (1.0 if eta is None else 0.0) if strength is None else strength
-        options = {"strength": strength, "prompt": prompt}
-        jobs = [(options, seed) for seed in numbers(n, seeds)]
+        jobs = [({"strength": strength, "prompt": prompt}, seed) for seed in numbers(n, seeds)]
         return self.manipulate("vary", [invertible(image)], jobs, **drawing, eta=eta)
 
     def interpolate(
@@ -116,9 +114,7 @@ class UnCLIP:
 
         With `noise` "inverted" pictures at the ends reconstruct; "fixed" draws all from the seed's x_T.
         """
-        if frames < 2:
-            raise UnclipError(f"frames = {frames}: a path has at least its two ends")
-        jobs = [({"share": k / (frames - 1), "noise": noise}, seed) for k in range(frames)]
+        jobs = [({"share": share, "noise": noise}, seed) for share in shares(frames)]
         return self.manipulate("interpolate", [source(a), source(b)], jobs, **drawing)
 
     def blend(
@@ -126,8 +122,7 @@ class UnCLIP:
     ) -> Pictures:
         """Pictures of the weighted spherical mean of any number of pictures' and texts' embeddings."""
         check_weights(len(things), weights)
-        options = {"weights": [float(weight) for weight in weights]}
-        jobs = [(options, seed) for seed in numbers(n, seeds)]
+        jobs = [({"weights": [float(weight) for weight in weights]}, seed) for seed in numbers(n, seeds)]
         return self.manipulate("blend", [source(thing) for thing in things], jobs, **drawing)
 
     def text_diff(

@@ -1,11 +1,14 @@
 """A whole report on the shipped weights, with few prompts: everything is measured, written and in its range."""
 
 import json
+from typing import Any, cast
 
 import pytest
 
 from tools.evaluate.__main__ import evaluate
 from tools.evaluate.draw import TITLES
+from tools.evaluate.measures import Work
+from tools.evaluate.stats import share
 from unclip.errors import UnclipError
 from unclip.folder import boxed
 
@@ -24,6 +27,8 @@ def test_a_report(tmp_path):
     right = {title: tags["caption"]["value"] for title, tags in found["baselines"].items()}
     assert right[TITLES["real"]] > right[TITLES["unconditional"]]
     assert set(found["best of"]) == {"best of 1", "best of 2", "best of 4", "best of 8"}
+    sizes = {"64 px", "256 px", "256 px, bicubic", "1024 px", "1024 px, bicubic"}
+    assert set(found["upsampled"]) == sizes
     assert found["upsampler-256"]["clean"]["PSNR, bicubic"]["value"] > 25
     assert len(found["sweep"]["points"]) == 30
     assert found["sweep"]["best"] in found["sweep"]["points"]
@@ -35,10 +40,32 @@ def test_a_report(tmp_path):
     assert {path.suffix for path in out.iterdir()} == {".json", ".md", ".png", ".txt"}
 
 
+def test_parts_of_a_report_stay(tmp_path):
+    made = {"system": {"name": "demo"}}
+
+    def work() -> Work:
+        return Work(tmp_path, cast(Any, None), cast(Any, None), [], [], tmp_path, cast(Any, None))
+
+    for key in ("first", "second", "first"):
+        one = work()
+        one.resume(made, "# demo\n")
+        one.say(key, {"right": share([True])}, f"## {key}\n")
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["first"]["right"]["value"] == found["second"]["right"]["value"] == 1
+    assert (tmp_path / "report.md").read_text() == "# demo\n\n## first\n\n## second\n"
+    with pytest.raises(UnclipError, match=r"report\.json: measures another system"):
+        work().resume({"system": {"name": "other"}}, "# other\n")
+    (tmp_path / "report.json").write_text("[]")
+    with pytest.raises(UnclipError, match=r"report\.json: not a report"):
+        work().resume(made, "# demo\n")
+
+
 def test_mistakes_are_one_line(tmp_path):
-    for words, told in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"parts": ("nose",)}, "--parts nose: expected some of"),
-        ({"count": 5}, "--count 5 --smaller"),
-    ):
+        ({"count": 15, "smaller": 20}, "--count 15 --smaller"),
+        ({"count": 5, "smaller": 5}, "--smaller 5: expected at least 8"),
+    ]
+    for words, told in cases:
         with pytest.raises(UnclipError, match=told):
             evaluate(str(tmp_path), **words)

@@ -12,11 +12,12 @@ from tools.figures.__main__ import FIGURES, figures
 from tools.figures.binding import spelt
 from tools.figures.latent import _changed
 from tools.figures.probe import _probed, entropy
-from tools.figures.studio import gain, kept, more, so
-from tools.reader.reading import decoded
+from tools.figures.studio import changed, gain, kept, more, so
+from tools.reader.reading import Reading, decoded
 from tools.reader.targets import targets
 from tools.world import render, sample
 from tools.world.splits import held_out_pair
+from unclip.errors import UnclipError
 
 from .test_reader import perfect
 
@@ -93,14 +94,25 @@ def test_a_bootstrap_of_a_mean_is_the_means_interval():
     assert wide.high - wide.low == pytest.approx(math.sqrt(2) * (known.high - known.low))
 
 
+def test_too_few_scenes_are_one_line():
+    with pytest.raises(UnclipError, match="--count 1: expected at least 8"):
+        figures(count=1)
+
+
+def test_nuisance_that_changed_is_counted():
+    one, other = (Reading((), {"light": light, "pitch": "low", "zoom": "wide"}) for light in ("left", "right"))
+    assert changed(one, one) == 0
+    assert changed(one, other) == pytest.approx(1 / 3)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_all_figures_are_drawn_measured_and_shown(tmp_path, monkeypatch):
-    from tools.figures import guidance, latent, probe
+    from tools.figures import guidance, latent, probe, reconstruction
 
     for module, name, value in (
         (latent, "PATHS", 3),
-        (latent, "INVERSIONS", ((2, 1.0), (3, 1.0), (4, 1.0), (4, 2.0))),
+        (reconstruction, "INVERSIONS", ((2, 1.0), (3, 1.0), (4, 1.0), (4, 2.0))),
         (guidance, "STEPS", (2, 3)),
         (guidance, "SCALES", (1.0, 2.0)),
         (guidance, "FIXED", ("a red cube",)),

@@ -25,6 +25,9 @@ app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
 PARTS = ("alignment", "composition", "baselines", "prior", "upsamplers", "sweep")
 
 
+LEAST = 8  # prompts, for distances and intervals to be defined
+
+
 @app.default
 def evaluate(
     system: str = "demo",
@@ -62,6 +65,8 @@ def evaluate(
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise UnclipError(f"--parts {unknown[0]}: expected some of {', '.join(PARTS)}")
+    if smaller < LEAST:
+        raise UnclipError(f"--smaller {smaller}: expected at least {LEAST}; fewer tell nothing")
     if count < smaller:
         raise UnclipError(f"--count {count} --smaller {smaller}: expected at most as many in the smaller sets")
     opened, ruler = UnCLIP.from_pretrained(system, device), open_reader(reader, "cpu")

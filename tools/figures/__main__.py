@@ -10,25 +10,27 @@ from typing import Literal, get_args
 from cyclopts import App
 from cyclopts.types import PositiveInt
 
-from tools.figures import binding, guidance, latent, page
+from tools.figures import binding, guidance, latent, page, reconstruction
 from tools.figures.studio import Studio
 from tools.reader import open_reader
 from unclip.cli.shell import run
+from unclip.errors import UnclipError
 from unclip.system import UnCLIP
 
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
+LEAST = 8  # scenes, for intervals to be defined
 Name = Literal[
     "inversion", "variations", "interpolations", "differences", "typographic", "components",
     "inpainting", "modes", "guidance", "binding", "sign", "detail", "steps",
 ]  # fmt: skip
 FIGURES = {
-    "inversion": latent.inversion,
+    "inversion": reconstruction.inversion,
     "variations": latent.variations,
     "interpolations": latent.interpolations,
     "differences": latent.differences,
     "typographic": binding.typographic,
-    "components": latent.components,
-    "inpainting": latent.inpainting,
+    "components": reconstruction.components,
+    "inpainting": reconstruction.inpainting,
     "modes": guidance.modes,
     "guidance": guidance.guidance,
     "binding": binding.binding,
@@ -60,10 +62,12 @@ def figures(
     out
         Folder of sheets and numbers; the page lies beside it (OUT.md).
     count
-        Scenes or prompts of each figure.
+        Scenes or prompts of each figure, at most: those that take long have fewer, and say how many.
     device
         auto, cpu, cuda, cuda:N or mps.
     """
+    if count < LEAST:
+        raise UnclipError(f"--count {count}: expected at least {LEAST}; fewer tell nothing")
     opened = UnCLIP.from_pretrained(system, device)
     studio = Studio(opened, open_reader(reader), count)
     made = {

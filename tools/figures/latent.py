@@ -1,49 +1,29 @@
-"""Figures 3, 4, 5 and 7, and the reconstructions they rest on: what the latent pair allows."""
+"""Figures 3, 4 and 5: what the latent pair allows."""
 
 import dataclasses
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from PIL import Image
 
 from tools.evaluate.stats import mean, share
 from tools.evaluate.upsamplers import psnr
 from tools.figures.probe import entropy, probe_entropy
-from tools.figures.studio import Figure, Studio, gain, kept, more, names, pil, shown, so
-from tools.world import geometry, palette
+from tools.figures.reconstruction import INVERSIONS
+from tools.figures.studio import Figure, Studio, changed, gain, kept, more, names, pil, shown, so, told_of
+from tools.world import palette
 from tools.world.scene import Scene, Thing
 from tools.world.splits import held_out_pair
-from unclip.errors import UnclipError
 from unclip.images import to_tensor
 
 ETAS = (0.25, 0.5, 1.0)
+CHANGED = "nuisance factors changed"
 REACHED = "reached, the rest kept"
 THETAS = (0.1, 0.2, 0.3, 0.4, 0.5)
-INVERSIONS = ((10, 1.0), (50, 1.0), (250, 1.0), (250, 2.0))  # steps and guidance
 VARIATIONS = 16
+ENDS = 8
 PATHS = 50  # steps of inversions that a figure walks many of
-
-
-def inversion(studio: Studio) -> Figure:
-    """Section 3: the latent pair reconstructs the picture, the better the more steps; guidance spoils it."""
-    images = studio.renders(studio.scenes(1)[:8] + studio.scenes(2, studio.count)[:8])
-    found, rows, ratios = {}, [images[:8]], []
-    for steps, guidance in INVERSIONS:
-        parts = [studio.draw(studio.system.reconstruct, pil(image), steps=steps, guidance=guidance) for image in images]
-        drawn = torch.cat(parts)
-        ratios.append(psnr(drawn, images).tolist())
-        found[f"{steps} steps, guidance {guidance:g}"] = {"PSNR, dB": mean(ratios[-1])}
-        rows.append(drawn[:8])
-    few, some, many, guided = ratios
-    claims = [
-        more("more steps reconstruct better", gain(some, few)),
-        more("still more steps reconstruct still better", gain(many, some)),
-        so("at 250 steps and guidance 1 reconstructions reach 45 dB", mean(many).value >= 45),
-        more("guidance makes them only approximate", gain(many, guided)),
-    ]
-    told = "Rows: held-out renders; 10, 50, 250 steps of inversion and of DDIM; 250 under guidance 2."
-    return Figure("Inversion", found, claims, torch.cat(rows), 8, told)
 
 
 def variations(studio: Studio) -> Figure:
@@ -51,19 +31,24 @@ def variations(studio: Studio) -> Figure:
     scenes, system = studio.scenes(1), studio.system
     images = studio.renders(scenes)
     found, rows = {}, [images[:8]]
-    few, apart = min(len(scenes), 20), []
+    few, apart, strayed = min(len(scenes), 20), [], []
+    own = studio.read(images[:few])
     for eta in ETAS:
         drawn = torch.cat([studio.draw(system.vary, pil(x), 1, eta=eta, seeds=[0], steps=PATHS) for x in images[:few]])
-        answers = [kept(r, scene) for r, scene in zip(studio.read(drawn), scenes, strict=False)]
+        seen = studio.read(drawn)
+        answers = [kept(reading, scene) for reading, scene in zip(seen, scenes, strict=False)]
         apart.append(((drawn - images[:few]).abs().flatten(1).mean(dim=1) * 127.5).tolist())
+        strayed.append([changed(reading, before) for reading, before in zip(seen, own, strict=True)])
         found[f"eta {eta:g}"] = {"names kept": share(answers), "grey levels apart": mean(apart[-1])}
+        found[f"eta {eta:g}"][CHANGED] = mean(strayed[-1])
         rows.append(drawn[:8])
     each = [studio.draw(system.vary, pil(image), seeds=range(VARIATIONS)) for image in images]
     rows.append(torch.stack([one[0] for one in each[:8]]))
     readings = [studio.read(one) for one in each]
     # a scene's variations are no independent trials: scenes are
     shares = [sum(kept(r, scene) for r in row) / len(row) for row, scene in zip(readings, scenes, strict=True)]
-    found["fresh noise"] = {"names kept": mean(shares)}
+    fresh = [changed(row[0], before) for row, before in zip(readings, own, strict=False)]
+    found["fresh noise"] = {"names kept": mean(shares), CHANGED: mean(fresh)}
     ratios = {}
     for factor, limit in probe_entropy(studio).items():
         spread = [entropy([r.whole[factor] for r in row]) / limit for row in readings]
@@ -79,9 +64,11 @@ def variations(studio: Studio) -> Figure:
             more(f"variations stray further at eta {larger:g} than at {eta:g}", gain(apart[k + 1], apart[k]))
             for k, (eta, larger) in enumerate(pairwise(ETAS))
         ),
+        more(f"more of the nuisance changes at eta {ETAS[-1]:g} than at {ETAS[0]:g}", gain(strayed[-1], strayed[0])),
     ]
     told = (
-        f"Rows: held-out renders; variations at eta {', '.join(map(str, ETAS))} from their own x_T; from fresh noise."
+        f"Rows: held-out renders; variations at eta {', '.join(map(str, ETAS))} from their own x_T, of {few} renders;"
+        f" from fresh noise, {VARIATIONS} of each of {len(scenes)}."
     )
     return Figure("Variations (Fig. 3)", found, claims, torch.cat(rows), 8, told)
 
@@ -110,7 +97,9 @@ def interpolations(studio: Studio, frames: int = 9) -> Figure:
                 changes = sum(x != y for x, y in pairwise(values))
                 found[name].append(values[0] == before and values[-1] == after and changes == 1)
     numbers = {f"{name} flips once": share(values) for name, values in found.items()}
+    ends = _ends(studio, scenes[:ENDS])
     numbers |= {
+        f"PSNR of both ends with the noises inverted, {ENDS // 2} paths, dB": mean(ends),
         "steps that go from the first end and towards the last": mean(falling),
         "paths on which all do": share([one == 1 for one in falling]),
     }
@@ -120,9 +109,23 @@ def interpolations(studio: Studio, frames: int = 9) -> Figure:
             numbers["paths on which all do"].value > 0.5,
         ),
         *(so(f"{name} flips once on most paths", numbers[f"{name} flips once"].value > 0.5) for name in found),
+        so("with the noises inverted both ends reconstruct, at 45 dB or more", mean(ends).value >= 45),
     ]
-    told = "Each row goes from one held-out render to another along the slerp of their embeddings, the noise fixed."
+    told = (
+        "Each row goes from one held-out render to another along the slerp of their embeddings, the noise fixed."
+        f" {len(falling)} paths."
+    )
     return Figure("Interpolations (Fig. 4)", {"paths": numbers}, claims, torch.cat(rows), frames, told)
+
+
+def _ends(studio: Studio, scenes: Sequence[Scene]) -> list[float]:
+    """PSNR of the two ends of paths between pairs of scenes, with inverted noise and eta 0."""
+    found = []
+    for a, b in zip(scenes[::2], scenes[1::2], strict=True):
+        images = studio.renders([a, b])
+        how = {"frames": 2, "noise": "inverted", "steps": INVERSIONS[-1][0]}
+        found += psnr(studio.draw(studio.system.interpolate, *map(pil, images), **how), images).tolist()
+    return found
 
 
 def differences(studio: Studio) -> Figure:
@@ -144,7 +147,10 @@ def differences(studio: Studio) -> Figure:
         so(f"at least 80 % of changes of {name} succeed at some theta up to 0.5", values[REACHED].value >= 0.8)
         for name, values in found.items()
     ]
-    told = f"Rows: a held-out render, theta = {', '.join(map(str, THETAS))}; three each for colour, material, shape."
+    told = (
+        f"Rows: a held-out render, theta = {', '.join(map(str, THETAS))}; three each for colour, material, shape."
+        f" {len(answers)} renders for each."
+    )
     return Figure("Text differences (Fig. 5)", found, claims, torch.cat(rows), 1 + len(THETAS), told)
 
 
@@ -155,73 +161,5 @@ def _changed(thing: Thing, attribute: str) -> tuple[str, str, str]:
     others = [value for value in others if not held_out_pair(dataclasses.replace(thing, **{attribute: value}))]
     target = random.Random(repr(thing)).choice(others)
     told = [names(thing), names(thing) | {attribute: target}]
-    before, after = (_told(dataclasses.replace(thing, **one)) for one in told)
+    before, after = (told_of(dataclasses.replace(thing, **one)) for one in told)
     return before, after, target
-
-
-def inpainting(studio: Studio) -> Figure:
-    """Section 1's use of the decoder: a painted part comes to show what the prompt says, the rest stays as it is."""
-    scenes = studio.scenes(2)[: max(8, studio.count // 2)]
-    answers, exact, rows = [], [], []
-    for k, (scene, image) in enumerate(zip(scenes, studio.renders(scenes), strict=True)):
-        mask, prompt = _half(scene, studio.size), " and ".join(_told(thing) for thing in scene.things)
-        drawn = studio.draw(studio.system.inpaint, pil(image), mask, f"{prompt} on a {scene.floor} floor", 1, seeds=[k])
-        hidden = to_tensor(mask)[:1] > 0
-        exact.append(bool(((drawn[0] - image).abs() < 1e-6)[~hidden.expand(3, -1, -1)].all()))
-        (reading,) = studio.read(drawn)
-        seen = sorted((one.colour, one.shape) for one in reading.things)
-        answers.append(seen == sorted((thing.colour, thing.shape) for thing in scene.things))
-        rows.append((image, torch.where(hidden, 1.0, image), drawn[0]))
-    found = {"inpainting": {"colours and shapes as told": share(answers), "known pixels kept exactly": share(exact)}}
-    claims = [
-        so("known pixels are kept exactly", all(exact)),
-        so("half of the pictures show both things as told", share(answers).value >= 0.5),
-    ]
-    told = "Rows: renders, the half that is kept, and it completed from a text that names both things."
-    columns = [torch.stack(row[:8]) for row in zip(*rows, strict=True)]
-    return Figure("Inpainting", found, claims, torch.cat(columns), 8, told)
-
-
-def _half(scene: Scene, size: int) -> Image.Image:
-    """A mask over the half of the picture that the scene's second thing lies in."""
-    u, _ = geometry.project(scene.camera, scene.things[1].centre)
-    mask = Image.new("L", (size, size), 0)
-    mask.paste(255, (size // 2, 0, size, size) if u > 0.5 else (0, 0, size // 2, size))
-    return mask
-
-
-def _told(thing: Thing) -> str:
-    return f"a {thing.material} {thing.colour} {thing.shape}"
-
-
-def components(studio: Studio) -> Figure:
-    """Fig. 7: the first principal components hold what a picture shows, the later ones its details."""
-    scenes, pca = studio.scenes(1), studio.system.pca
-    if pca is None:
-        raise UnclipError("the system has no PCA; name one in system.toml (pca = …), as tools.embed writes it")
-    counts = [count for count in (2, 5, 10, 20, 40, 80, 160) if count < len(pca.components)] + [len(pca.components)]
-    images = studio.renders(scenes)
-    drawn = [studio.draw(studio.system.reconstruct, pil(image), counts) for image in images]
-    right = {name: [] for name in ("floor", "colour", "shape")}  # by name, for each count, for each scene
-    for k in range(len(counts)):
-        readings = studio.read(torch.stack([one[k] for one in drawn]))
-        right["floor"].append([r.whole["floor"] == scene.floor for r, scene in zip(readings, scenes, strict=True)])
-        seen = [shown(reading) for reading in readings]
-        things = [scene.things[0] for scene in scenes]
-        for name in ("colour", "shape"):
-            pairs = zip(seen, things, strict=True)
-            right[name].append([one is not None and getattr(one, name) == getattr(thing, name) for one, thing in pairs])
-    found = {
-        f"{count} components": {name: share(rows[k]) for name, rows in right.items()} for k, count in enumerate(counts)
-    }
-    whole = [k for k in range(len(scenes)) if all(rows[-1][k] for rows in right.values())]
-    early = {name: [sum(row[k] for row in rows) for k in whole] for name, rows in right.items()}
-    claims = [more(f"more components show more of the {name}", gain(rows[-1], rows[0])) for name, rows in right.items()]
-    if len(whole) > 1:  # of pictures that come out right in the end: at how many counts each name already is
-        claims += [
-            more(f"the {name} comes before the shape", gain(early[name], early["shape"]))
-            for name in ("floor", "colour")
-        ]
-    rows = torch.cat([torch.cat([one, image[None]]) for one, image in zip(drawn[:6], images[:6], strict=True)])
-    told = f"Each row: {', '.join(map(str, counts))} components, all from one noise; last the picture itself."
-    return Figure("Principal components (Fig. 7)", found, claims, rows, len(counts) + 1, told)

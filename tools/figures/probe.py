@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tools.evaluate import draw
-from tools.figures.studio import Studio
+from tools.figures.studio import NUISANCE, Studio
 from tools.reader.net import PER_PICTURE
 
-FACTORS = ("light", "pitch", "zoom")
 TRAIN, HELD_OUT = 2000, 500
 DECAYS = (1e-3, 1e-2, 1e-1)
 
@@ -27,7 +26,7 @@ def probe_entropy(studio: Studio) -> dict[str, float]:
     clip, readings = studio.system.clip, studio.read(images)
     emb = draw.embeddings(clip, images) * math.sqrt(clip.config.embed_dim)
     found = {}
-    for factor in FACTORS:
+    for factor in NUISANCE:
         values = PER_PICTURE[factor]
         labels = torch.tensor([values.index(reading.whole[factor]) for reading in readings])
         found[factor] = _probed(emb, labels, len(values))[0]

@@ -21,6 +21,7 @@ from unclip.system import UnCLIP
 SEED = 4  # scenes that neither trainings nor tools.evaluate use
 BATCH = 20
 NAMES = tuple(PER_THING)
+NUISANCE = ("light", "pitch", "zoom")  # what no caption names
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,16 @@ def kept(reading: Reading, scene: Scene, but: Mapping[str, str] | None = None) -
     return same and reading.whole["floor"] == scene.floor and reading.whole["style"] == scene.style
 
 
+def changed(reading: Reading, before: Reading) -> float:
+    """The share of nuisance factors that are read otherwise than before."""
+    return sum(reading.whole[factor] != before.whole[factor] for factor in NUISANCE) / len(NUISANCE)
+
+
 def names(thing: Thing) -> dict[str, str]:
     """What a caption may name of a thing."""
     return {name: getattr(thing, name) for name in NAMES}
+
+
+def told_of(thing: Thing) -> str:
+    """A text that names a thing."""
+    return f"a {thing.material} {thing.colour} {thing.shape}"

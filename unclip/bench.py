@@ -58,16 +58,17 @@ class Bench:
             return self._fitting(source.image_emb)
         if source.text is not None:
             return self.parts.prior.draw(read(self.parts.clip, [source.text]), [seed], self.on_step)[0]
-        assert source.pixels is not None
-        return self.parts.clip.image_emb(source.pixels[None])[0]
+        pixels = source.pixels
+        assert pixels is not None
+        return self.parts.clip.image_emb(pixels[None])[0]
 
     def _inverted(self, source: Source, prompt: str) -> Latent:
-        if source.pixels is None:
+        if (pixels := source.pixels) is None:
             raise UnclipError("only a picture can be inverted, not a text or an embedding; give a picture or a latent")
         stage, emb = self.parts.decoder, self.image_emb(source)
         told = read(self.parts.clip, [prompt])
         cond = decoder_cond(stage.net, self.parts.clip, told, emb[None].to(stage.device))
-        x0 = square(source.pixels[None], stage.net.config.size).clamp(-1, 1).to(stage.device)
+        x0 = square(pixels[None], stage.net.config.size).clamp(-1, 1).to(stage.device)
         steps = stage.invert(cond, x0)
         x = finish(stage, steps, lambda _, step: self.on_step(INVERSION, step))
         return Latent(emb.cpu(), x[0].cpu(), prompt, self.weights)

@@ -63,7 +63,7 @@ def chosen(parts: Parts, settings: Settings) -> dict[str, Any]:
 def check_parts(parts: Parts, settings: Settings, one: Manipulation, given: Sequence[Source]) -> None:
     """Raises UnclipError, before anything is drawn, for what needs a part that these systems lack: they read texts only, or
     no texts."""
-    embedded = [source for source in given if source.pixels is not None and not isinstance(one, Inpainting)]
+    embedded = [source for source in given if source.levels is not None and not isinstance(one, Inpainting)]
     if parts.clip.config.vision is None and (embedded or parts.best_of > 1):
         what = "a picture's embedding" if embedded else f"the best of {parts.best_of} pictures (best_of)"
         raise UnclipError(

@@ -24,9 +24,14 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no format that
 
 def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
     """The pixels of a PIL image, in [-1, 1]; transparency is laid on white."""
+    return of_grey_levels(to_levels(image))
+
+
+def to_levels(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    """The same as 256 grey levels, in a quarter of the memory."""
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return of_grey_levels(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:

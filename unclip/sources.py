@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from unclip.errors import UnclipError
-from unclip.images import grey_levels, open_image, to_tensor, upright
+from unclip.images import of_grey_levels, open_image, to_levels, upright
 from unclip.latents import Latent
 from unclip.places import LATENTS, named_files
 
@@ -25,18 +25,26 @@ Given = Image.Image | Path | str | Latent | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One thing to start from; exactly one of the first four is set. `where` is the file it came from, if any."""
+    """One thing to start from; exactly one of the first four is set. `where` is the file it came from, if any.
 
-    pixels: Float[Tensor, "3 h w"] | None = None
+    A picture is kept as grey levels: one of 50 megapixels would take 600 MB as numbers in [-1, 1].
+    """
+
+    levels: UInt8[Tensor, "3 h w"] | None = None
     text: str | None = None
     latent: Latent | None = None
     image_emb: Float[Tensor, " d"] | None = None
     where: str = ""
 
     @property
+    def pixels(self) -> Float[Tensor, "3 h w"] | None:
+        """A picture's pixels in [-1, 1], made anew each time."""
+        return None if self.levels is None else of_grey_levels(self.levels)
+
+    @property
     def invertible(self) -> bool:
         """Whether it has an x_T of its own."""
-        return self.pixels is not None or self.latent is not None
+        return self.levels is not None or self.latent is not None
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -51,14 +59,15 @@ class Source:
     @property
     def digest(self) -> str:
         """SHA-256 of the pixels (8 bit, RGB, upright), or of the latent pair."""
-        if self.pixels is not None:
-            parts = [grey_levels(self.pixels)]
+        if self.levels is not None:
+            parts = [self.levels]
         else:
             assert self.latent is not None
             parts = [self.latent.image_emb, self.latent.x_T]
         found = hashlib.sha256()
         for part in parts:
-            found.update(str(list(part.shape)).encode() + part.contiguous().cpu().numpy().tobytes())
+            found.update(str(list(part.shape)).encode())
+            found.update(part.contiguous().cpu().numpy().data)
         return found.hexdigest()
 
 
@@ -71,14 +80,14 @@ def source(given: Given) -> Source:
             raise UnclipError(f"a tensor of shape {list(given.shape)}: expected one image embedding, [d]")
         return Source(image_emb=given.detach().float().cpu())
     if isinstance(given, Image.Image):
-        return Source(pixels=to_tensor(upright(given)))
+        return Source(levels=to_levels(upright(given)))
     suffix = Path(given).suffix.lower()
     if isinstance(given, str) and not named_files([given]) and not os.path.isfile(given):
         check_text(given)
         return Source(text=given)
     if suffix in LATENTS:
         return Source(latent=Latent.load(given), where=str(given))
-    return Source(pixels=to_tensor(open_image(given)), where=str(given))
+    return Source(levels=to_levels(open_image(given)), where=str(given))
 
 
 def opened(given: Given) -> Source:
@@ -89,7 +98,7 @@ def opened(given: Given) -> Source:
 def picture(given: Given) -> Source:
     """A picture, whatever its file is called. Raises UnclipError for anything else."""
     found = opened(given)
-    if found.pixels is None:
+    if found.levels is None:
         raise UnclipError(f"{given if isinstance(given, str | Path) else 'a latent'}: expected a picture")
     return found
 
@@ -117,12 +126,12 @@ def mask_source(given: Given) -> Source:
         raise UnclipError("a mask is a picture or the path of one; a latent or an embedding is neither")
     where = "the mask" if isinstance(given, Image.Image) else str(given)
     image = upright(given, where) if isinstance(given, Image.Image) else open_image(given)
-    alpha = to_tensor(image.convert("RGBA").getchannel("A"))[:1]
-    paint = alpha < 0 if bool((alpha < 1).any()) else to_tensor(image.convert("L"))[:1] > 0
+    alpha = to_levels(image.convert("RGBA").getchannel("A"))[:1]
+    paint = alpha < 128 if bool((alpha < 255).any()) else to_levels(image.convert("L"))[:1] >= 128
     if not paint.any():
         raise UnclipError(f"{where}: the mask is empty; make white what is to be painted anew")
-    pixels = torch.where(paint, 1.0, -1.0).expand(3, -1, -1)
-    return Source(pixels=pixels, where="" if isinstance(given, Image.Image) else str(given))
+    levels = (paint.to(torch.uint8) * 255).expand(3, -1, -1)
+    return Source(levels=levels, where="" if isinstance(given, Image.Image) else str(given))
 
 
 def restored(told: Mapping[str, Any]) -> Source:

@@ -25,7 +25,9 @@ def test_inspect_tells_what_a_system_holds(cli, folder):
     code, out, err = cli("inspect", folder)
     assert (code, err) == (0, "")
     assert "the system 'random', all parts fit together" in out
-    assert [line.split(":")[0].strip() for line in out.splitlines()[1:]] == [
+    *lines, last = out.splitlines()
+    assert last == "  one picture is the best of 1 small ones; no principal components"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [
         "clip",
         "prior",
         "decoder",

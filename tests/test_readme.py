@@ -8,6 +8,7 @@ import pytest
 
 from tools import benchmark, embed, reproduce
 from tools.evaluate import __main__ as evaluate
+from tools.figures import __main__ as figures
 from tools.reader import __main__ as reader
 from tools.world import __main__ as world
 from unclip.cli import app
@@ -55,5 +56,5 @@ def test_command_is_understood(command: str) -> None:
         return
     programs = {"tools.world": world.app, "tools.embed": embed.app, "tools.reproduce": reproduce.app}
     programs |= {"tools.reader": reader.app, "tools.evaluate": evaluate.app}
-    programs["tools.benchmark"] = benchmark.app
+    programs |= {"tools.benchmark": benchmark.app, "tools.figures": figures.app}
     programs[module].parse_args(rest, exit_on_error=False, print_error=False)

@@ -9,7 +9,7 @@ import torch
 from rich.progress import Progress
 
 from stages.degrade import DegradeConfig
-from tools.evaluate import draw, fidelity, priors, report, sweep, upsamplers
+from tools.evaluate import draw, fidelity, order, priors, report, sweep, upsamplers
 from tools.evaluate.alignment import Drawn, aligned, judged
 from tools.evaluate.judge import Verdict
 from tools.evaluate.prompts import Prompt, prompts
@@ -25,6 +25,7 @@ from unclip.settings import Settings
 from unclip.system import UnCLIP
 from unclip.upsampling import upsample
 
+PROBED = 6000  # scenes that probes are fitted to
 DIVERSE = ("a red cube", "a blue sphere on a white floor", "two cones", "a green cylinder to the left of a yellow cube")
 
 
@@ -124,8 +125,12 @@ def prior(work: Work) -> None:
     """The prior's embeddings against the true ones of the same scenes."""
     images = draw.renders([prompt.scene for prompt in work.iid], work.system.sizes[0])
     true = draw.embeddings(work.system.clip, images)
-    found = priors.measure(work.system, work.iid, true)
+    drawn, text = priors.embeddings(work.system, work.iid)
+    found = priors.measure(drawn, text, true)
     work.say("prior", found, report.numbers("The prior", {"": found}))
+    placed = order.measure(work.system.clip, work.iid, {"true embeddings": true, "drawn": drawn}, PROBED)
+    title = "The prior: two things in the told places, as a probe reads it from embeddings"
+    work.say("order", placed, report.numbers(title, placed))
     swept = {f"best of {n}": values for n, values in priors.best_of(work.system, work.iid, true).items()}
     work.say(
         "best of", swept, report.numbers("The prior, best of N: cosine to the true embedding and to the text", swept)

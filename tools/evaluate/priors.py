@@ -16,12 +16,11 @@ from unclip.system import UnCLIP
 CANDIDATES = (1, 2, 4, 8)
 
 
-def measure(system: UnCLIP, prompts: Sequence[Prompt], true: Float[Tensor, "n d"]) -> dict[str, Estimate]:
+def measure(drawn: Float[Tensor, "n d"], text: Float[Tensor, "n d"], true: Float[Tensor, "n d"]) -> dict[str, Estimate]:
     """Cosines and retrieval of the drawn embeddings among the true ones of all prompts, beside the text embeddings' own.
 
     "unrelated": of another prompt.
     """
-    drawn, text = embeddings(system, prompts)
     found = {"cosine to the true embedding": mean(cosine(drawn, true))}
     found["cosine to an unrelated one"] = mean(cosine(drawn, true.roll(1, dims=0)))
     found["cosine to the text embedding"] = mean(cosine(drawn, text))

@@ -20,7 +20,7 @@ from unclip.images import to_tensor
 ETAS = (0.25, 0.5, 1.0)
 CHANGED = "nuisance factors changed"
 REACHED = "reached, the rest kept"
-THETAS = (0.1, 0.2, 0.3, 0.4, 0.5)
+THETAS = tuple(k / 20 for k in range(1, 11))
 VARIATIONS = 16
 ENDS = 8
 PATHS = 50  # steps of inversions that a figure walks many of

@@ -72,6 +72,8 @@ def _system(folder: Path) -> str:
             f"  {stage.name}: {count:,} parameters, predicts {stage.process.config.predicts};"
             f" {how.sampler}, {how.steps} steps, guidance {how.guidance:g}"
         )
+    kept = f"{len(parts.pca.components)} principal components" if parts.pca else "no principal components"
+    lines.append(f"  one picture is the best of {parts.config.best_of} small ones; {kept}")
     return "\n".join(lines)
 
 

@@ -97,7 +97,9 @@ def test_a_folder_is_itself(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["karl", "", "a/b/c", "../x", "./x/y", "a b/c", "a--b/c", "a/b..c", "/nowhere", "ä/b", "a/b\n"]
 )
-def test_what_is_neither_a_folder_nor_a_hub_id_is_one_line(name):
+def test_what_is_neither_a_folder_nor_a_hub_id_is_one_line(name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # elsewhere there might be a ../x
     with pytest.raises(UnclipError, match="neither a folder nor a hub id; give a folder, ORG/NAME") as caught:
         fetched(name)
     assert "\n" not in str(caught.value)

@@ -54,7 +54,12 @@ def test_inspect_tells_what_a_released_folder_holds(karlo: Path, cli: Callable[.
     code, out, err = cli("inspect", karlo)
     assert (code, err) == (0, "")
     assert f"the system {karlo.name!r}, all parts fit together" in out
-    assert [line.split(":")[0].strip() for line in out.splitlines()[1:-1]] == ["clip", "prior", "decoder", "upsampler-64"]
+    assert [line.split(":")[0].strip() for line in out.splitlines()[1:-1]] == [
+        "clip",
+        "prior",
+        "decoder",
+        "upsampler-64",
+    ]
     assert "predicts eps; ddpm, 25 steps, guidance 8" in out
 
 

@@ -113,6 +113,7 @@ def test_all_figures_are_drawn_measured_and_shown(tmp_path, monkeypatch):
     for module, name, value in (
         (latent, "PATHS", 3),
         (reconstruction, "INVERSIONS", ((2, 1.0), (3, 1.0), (4, 1.0), (4, 2.0))),
+        (latent, "INVERSIONS", ((3, 1.0),)),
         (guidance, "STEPS", (2, 3)),
         (guidance, "SCALES", (1.0, 2.0)),
         (guidance, "FIXED", ("a red cube",)),

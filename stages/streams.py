@@ -34,7 +34,7 @@ class Source:
     rank: int
     world: int
     workers: int
-    together: int = 1
+    together: int
 
     @property
     def streams(self) -> int:

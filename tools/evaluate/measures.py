@@ -148,6 +148,8 @@ def enlargement(work: Work, count: int) -> None:
         work.say(stage.name, found, report.numbers(f"{stage.name} beside bicubic ({number} squares)", found))
         rows = [made.bicubic[:6], made.drawn[:6], made.truth[:6]]
         report.pictures(work.out / f"{stage.name}.png", torch.cat(rows), columns=6)
+    if not work.system.upsamplers:
+        return
     columns = _enlarged(work, work.iid[:number])
     title = f"Alignment before and after each upsampler, and bicubic instead ({number} prompts, one picture each)"
     work.say("upsampled", columns, report.numbers(title, columns))

@@ -2,7 +2,8 @@
 
 import torch
 
-from tools.evaluate.order import NAMES, _fitted, _ordered, _told
+from tools.evaluate.order import CLASSES, DECAY, NAMES, Probe, _ordered, _told
+from tools.evaluate.probe import probe
 from tools.evaluate.prompts import prompts
 from tools.world.captions import Claim
 from tools.world.relations import Relation
@@ -11,21 +12,20 @@ from tools.world.relations import Relation
 def test_a_probe_tells_the_told_order_from_the_exchanged():
     """Embeddings that hold colour and shape of both as sums of random directions."""
     rng = torch.Generator().manual_seed(0)
-    sizes = [len(values) for values in NAMES.values()] * 2
-    y = torch.stack([torch.randint(size, (3000,), generator=rng) for size in sizes], dim=1)
-    tables = [torch.randn(size, 64, generator=rng) for size in sizes]
+    y = torch.stack([torch.randint(size, (3000,), generator=rng) for size in CLASSES], dim=1)
+    tables = [torch.randn(size, 64, generator=rng) for size in CLASSES]
     x = sum(table[y[:, k]] for k, table in enumerate(tables)) + torch.randn(3000, 64, generator=rng)
-    probe = _fitted(x[:2500], y[:2500])
+    fitted = Probe(probe(x[:2500], y[:2500], CLASSES, DECAY))
     colours, shapes = NAMES.values()
     right = told = 0
     for emb, (c1, s1, c2, s2) in zip(x[2500:], y[2500:].tolist(), strict=True):
         first, second = Claim(colour=colours[c1], shape=shapes[s1]), Claim(colour=colours[c2], shape=shapes[s2])
         if (c1, s1) != (c2, s2):
             told += 1
-            right += probe.prefers(emb, first, second)
-            assert probe.prefers(emb, first, second) != probe.prefers(emb, second, first)
+            right += fitted.prefers(emb, first, second)
+            assert fitted.prefers(emb, first, second) != fitted.prefers(emb, second, first)
     assert right > 0.97 * told
-    assert not probe.prefers(x[0], Claim(colour="red"), Claim(shape="cube")), "nothing that both are told of differs"
+    assert not fitted.prefers(x[0], Claim(colour="red"), Claim(shape="cube")), "nothing that both are told of differs"
 
 
 def test_relations_are_told_along_their_axis():

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import count, islice
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tools.evaluate import draw
+from tools.evaluate.probe import probe
 from tools.evaluate.prompts import Prompt
 from tools.evaluate.stats import Estimate, share
 from tools.world import palette, relations, sample
@@ -21,6 +21,7 @@ from unclip.clip import Clip
 SEED = 5  # scenes that no training and no other measure uses
 AXES = ("left of", "in front of", "on top of")
 NAMES = {"colour": tuple(palette.COLOURS), "shape": tuple(palette.SHAPES)}
+CLASSES = [len(values) for values in NAMES.values()] * 2
 DECAY = 1e-3
 
 
@@ -33,7 +34,7 @@ class Probe:
     def prefers(self, emb: Float[Tensor, " d"], first: Claim, second: Claim) -> bool:
         """Whether the embedding rather shows the two as told than exchanged."""
         with torch.no_grad():
-            logs = [part.log_softmax(dim=0) for part in self.net(emb).split([len(v) for v in NAMES.values()] * 2)]
+            logs = [part.log_softmax(dim=0) for part in self.net(emb).split(CLASSES)]
         gain = 0.0
         for k, (name, values) in enumerate(NAMES.items()):
             a, b = getattr(first, name), getattr(second, name)
@@ -93,7 +94,7 @@ def _probes(clip: Clip, scenes: int) -> dict[str, Probe]:
             if on == axis:
                 rows.append(k)
                 labels.append([*_values(scene.things[first]), *_values(scene.things[second])])
-        found[axis] = _fitted(emb[rows], torch.tensor(labels))
+        found[axis] = Probe(probe(emb[rows], torch.tensor(labels), CLASSES, DECAY))
     return found
 
 
@@ -104,25 +105,3 @@ def _pairs() -> Iterator[Scene]:
 
 def _values(thing: Thing) -> list[int]:
     return [values.index(getattr(thing, name)) for name, values in NAMES.items()]
-
-
-def _fitted(x: Float[Tensor, "n d"], y: Int[Tensor, "n 4"]) -> Probe:
-    """Four softmax regressions from one embedding."""
-    sizes = [len(values) for values in NAMES.values()] * 2
-    net = nn.Linear(x.shape[1], sum(sizes))
-    nn.init.zeros_(net.weight)
-    optimizer = torch.optim.LBFGS(net.parameters(), max_iter=200, line_search_fn="strong_wolfe")
-    scale = x.std()
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        parts = net(x / scale).split(sizes, dim=1)
-        errors = [F.cross_entropy(part, y[:, k]) for k, part in enumerate(parts)]
-        loss = torch.stack(errors).sum() + DECAY * net.weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    with torch.no_grad():
-        net.weight /= scale
-    return Probe(net)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tools.evaluate import draw
+from tools.evaluate.probe import probe
 from tools.figures.studio import NUISANCE, Studio
 from tools.reader.net import PER_PICTURE
 
@@ -24,7 +25,7 @@ def probe_entropy(studio: Studio) -> dict[str, float]:
     scenes = studio.scenes(1, TRAIN + HELD_OUT)
     images = studio.renders(scenes)
     clip, readings = studio.system.clip, studio.read(images)
-    emb = draw.embeddings(clip, images) * math.sqrt(clip.config.embed_dim)
+    emb = draw.embeddings(clip, images)
     found = {}
     for factor in NUISANCE:
         values = PER_PICTURE[factor]
@@ -34,29 +35,18 @@ def probe_entropy(studio: Studio) -> dict[str, float]:
 
 
 def _probed(emb: Tensor, labels: Tensor, classes: int) -> tuple[float, float]:
-    """Softmax regression, its weight decay chosen on a part of the training set."""
-    torch.manual_seed(0)
+    """The cross-entropy in bits and the share right of what was held out; the weight decay is chosen on a part of the rest."""
     cut = TRAIN * 4 // 5
     parts = emb[:cut], labels[:cut], emb[cut:TRAIN], labels[cut:TRAIN]
-    scores = {decay: _fitted(*parts, classes, decay)[0] for decay in DECAYS}
+    scores = {decay: _held_out(*parts, classes, decay)[0] for decay in DECAYS}
     best = min(scores, key=lambda decay: scores[decay])
-    return _fitted(emb[:TRAIN], labels[:TRAIN], emb[TRAIN:], labels[TRAIN:], classes, best)
+    return _held_out(emb[:TRAIN], labels[:TRAIN], emb[TRAIN:], labels[TRAIN:], classes, best)
 
 
-def _fitted(x: Tensor, y: Tensor, held: Tensor, truth: Tensor, classes: int, decay: float) -> tuple[float, float]:
-    probe = nn.Linear(x.shape[1], classes)
-    nn.init.zeros_(probe.weight)
-    optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(probe(x), y) + decay * probe.weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
+def _held_out(x: Tensor, y: Tensor, held: Tensor, truth: Tensor, classes: int, decay: float) -> tuple[float, float]:
+    net = probe(x, y[:, None], [classes], decay)
     with torch.no_grad():
-        logits = probe(held)
+        logits = net(held)
         return float(F.cross_entropy(logits, truth)) / math.log(2), float((logits.argmax(1) == truth).float().mean())
 
 

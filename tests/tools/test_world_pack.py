@@ -131,7 +131,7 @@ def test_crops_are_cut_from_the_whole_and_mostly_show_a_thing(tmp_path):
     [
         (
             ["--split", "validation"],
-            "error: unknown split 'validation'; expected one of train, test, composition, crowded, twins",
+            "error: unknown split 'validation'; expected one of train, test, composition, crowded, stacked, twins",
         ),
         (["--size", 64, "--crop", 65], "error: --crop 65 is larger than --size 64; give a smaller crop"),
         (["--count", 0], "error: --count 0: expected a positive number"),

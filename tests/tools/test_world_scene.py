@@ -17,7 +17,7 @@ INVERSE = {"left of": "right of", "right of": "left of", "in front of": "behind"
 
 @pytest.fixture(scope="module")
 def scenes():
-    splits = "train", "test", "composition", "crowded", "twins"
+    splits = "train", "test", "composition", "crowded", "stacked", "twins"
     return {split: [sample(7, i, split) for i in range(250)] for split in splits}
 
 
@@ -37,7 +37,8 @@ def test_a_scene_depends_on_seed_index_and_split_only():
 
 
 def test_training_and_iid_test_never_show_what_composition_always_shows(scenes):
-    assert not any(_held_out(scene) for split in ("train", "test", "crowded", "twins") for scene in scenes[split])
+    shown_in_training = (scene for split in ("train", "test", "crowded", "stacked", "twins") for scene in scenes[split])
+    assert not any(map(_held_out, shown_in_training))
     shown = [_held_out(scene) for scene in scenes["composition"]]
     assert all(shown)
     assert set().union(*shown) >= {*HELD_OUT_PAIRS, *HELD_OUT_RELATIONS}
@@ -58,6 +59,12 @@ def test_training_shows_every_name_and_the_paper_prompt_is_no_composition(scenes
     assert {len(scene.things) for scene in scenes["crowded"]} == {2, 3}
     assert not {("red", "cube"), ("blue", "cube")} & set(HELD_OUT_PAIRS)
     assert ("cube", "on top of", "cube") not in HELD_OUT_RELATIONS
+
+
+def test_in_stacked_scenes_the_first_thing_is_on_the_second(scenes):
+    assert all(scene.things[0].on == 1 for scene in scenes["stacked"])
+    assert {scene.things[1].shape for scene in scenes["stacked"]} == {"cube", "cylinder"}
+    assert {scene.things[0].shape for scene in scenes["stacked"]} == set(palette.SHAPES)
 
 
 def test_twins_differ_in_what_stands_where_and_in_nothing_else(scenes):
@@ -103,6 +110,6 @@ def test_sizes_are_apparent_and_leave_a_gap(scenes):
 
 def test_an_unknown_split_is_refused_in_one_line():
     with pytest.raises(
-        UnclipError, match=r"unknown split 'validation'; expected one of train, test, composition, crowded, twins$"
+        UnclipError, match=r"unknown split 'validation'; expected one of train, test, composition, crowded, stacked, twins$"
     ):
         sample(0, 0, "validation")

@@ -67,7 +67,7 @@ def _twins(seed: int, number: int) -> tuple[Scene, Scene]:
 def _names(rng: random.Random, split: str) -> Names:
     """Names of a scene; those of the composition split are held out on purpose, half by a pair, half by a relation."""
     shapes, colours = palette.SHAPES, tuple(palette.COLOURS)
-    counts = {k: share for k, share in COUNTS.items() if k > 1 or split != "crowded"}
+    counts = {k: share for k, share in COUNTS.items() if k > 1 or split not in ("crowded", "stacked")}
     count = rng.choices(list(counts), list(counts.values()))[0]
     triple = rng.choice(splits.HELD_OUT_RELATIONS) if split == "composition" and rng.random() < 0.5 else None
     count = max(count, 2) if triple else count
@@ -82,6 +82,10 @@ def _names(rng: random.Random, split: str) -> Names:
     elif split == "composition":
         shape, colour = rng.choice([(s, c) for c, s in splits.HELD_OUT_PAIRS])
         names[rng.randrange(count)] = shape, colour
+    if split == "stacked":
+        if names[1][0] not in layout.FLAT_TOPS:
+            names[1] = rng.choice(layout.FLAT_TOPS), names[1][1]
+        triple = names[0][0], "on top of", names[1][0]
     rows = tuple((s, c, rng.choice(palette.SIZES), rng.choice(palette.MATERIALS)) for s, c in names)
     return Names(rows, triple[1] if triple else _relation(rng, names) if count > 1 else None)
 

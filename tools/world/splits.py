@@ -3,8 +3,9 @@
 `train` and `test` (i.i.d.) scenes contain none of the pairs and none of the relation combinations below, whichever
 way round a relation is told; every scene of `composition` contains at least one. Each colour, each shape and each
 relation still occurs in training many times over in other company, and so does the paper's own prompt, "a red cube
-on top of a blue cube". `crowded` and `twins` are more to train on: like `train`, but no scene has a thing alone; of twins,
-each scene of an even index is followed by one in which two things have changed places, and nothing else.
+on top of a blue cube". `crowded`, `stacked` and `twins` are more to train on: like `train`, but no scene has a thing alone;
+of stacked ones each has a thing on another; of twins, each scene of an even index is followed by one in which two things
+have changed places, and nothing else.
 """
 
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from tools.world.relations import INVERSE, Relation
 from tools.world.scene import Scene, Thing
 from unclip.errors import UnclipError
 
-SPLITS = ("train", "test", "composition", "crowded", "twins")
+SPLITS = ("train", "test", "composition", "crowded", "stacked", "twins")
 
 # One colour and one shape each: no colour and no shape is held out twice.
 HELD_OUT_PAIRS = (("purple", "cube"), ("green", "sphere"), ("yellow", "cylinder"), ("blue", "cone"))

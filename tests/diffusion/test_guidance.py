@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unclip.diffusion.guidance import by_time, clipped, dynamic_threshold, guided, plain
+from unclip.diffusion.guidance import clipped, dynamic_threshold, guided, plain
 from unclip.diffusion.process import Denoised, Process, ProcessConfig
 from unclip.errors import UnclipError
 
@@ -106,13 +106,3 @@ def test_thresholds():
 def test_dynamic_threshold_takes_pictures_of_any_size():
     big = torch.full((6, 3, 1024, 1024), 2.0)  # more numbers than torch.quantile takes at once
     assert dynamic_threshold(lambda x, t: Denoised(x))(big, 5).x0.max() == 1
-
-
-def test_denoisers_take_turns_by_time():
-    def constant(value: float):
-        return lambda x, t: Denoised(torch.full_like(x, value))
-
-    denoise = by_time((0, 1, constant(1.0)), (1, 1000, constant(2.0)))
-    assert [denoise(X, t).x0[0, 0].item() for t in (1, 2, 1000)] == [1, 2, 2]
-    with pytest.raises(UnclipError, match="time 1001"):
-        denoise(X, 1001)

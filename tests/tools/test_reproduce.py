@@ -35,7 +35,9 @@ def test_a_draft_is_trained_before_the_decoder_that_begins_with_it(tmp_path: Pat
     assert f"{tables['draft']['run']['out']}/weights.safetensors" == weights
     for table in tables.values():
         assert table["clip"]["path"] == str(tmp_path / "runs" / "clip" / "weights.safetensors")
-        assert table["data"]["shards"] == str(tmp_path / "data" / "embedded" / "{train,crowded,stacked,twins}" / "*.tar")
+        assert table["data"]["shards"] == str(
+            tmp_path / "data" / "embedded" / "{train,crowded,stacked,twins}" / "*.tar"
+        )
     for split in ("crowded", "stacked", "twins"):
         pictures = str(tmp_path / "data" / "pictures" / split)
         assert found[f"render pictures/{split}"][2] == found[f"embed {split}"][2] == pictures

@@ -110,6 +110,7 @@ def test_sizes_are_apparent_and_leave_a_gap(scenes):
 
 def test_an_unknown_split_is_refused_in_one_line():
     with pytest.raises(
-        UnclipError, match=r"unknown split 'validation'; expected one of train, test, composition, crowded, stacked, twins$"
+        UnclipError,
+        match=r"unknown split 'validation'; expected one of train, test, composition, crowded, stacked, twins$",
     ):
         sample(0, 0, "validation")

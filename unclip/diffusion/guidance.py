@@ -88,22 +88,6 @@ def dynamic_threshold(denoise: Denoiser, percentile: float = 0.995, limit: float
     return threshold
 
 
-def by_time(*ranges: tuple[int, int, Denoiser]) -> Denoiser:
-    """One denoiser of several: each (low, high, denoiser) answers for the times low < t <= high, the first that fits.
-
-    Raises UnclipError at a time that no range holds.
-    """
-
-    def denoise(x: Tensor, t: int) -> Denoised:
-        for low, high, one in ranges:
-            if low < t <= high:
-                return one(x, t)
-        spans = ", ".join(f"({low}, {high}]" for low, high, _ in ranges)
-        raise UnclipError(f"no denoiser for time {t}: the ranges are {spans}")
-
-    return denoise
-
-
 def _call(net: Net, process: Process, cond: Any, x: Tensor, t: int) -> Tensor:
     return net(x, process.net_time(t, x.shape[0], x.device), cond)
 

@@ -52,6 +52,8 @@ def world(
         train, test (like train, other scenes), crowded (like train, but two or three things in each), stacked (the same, with
         one on another in each), twins (crowded, each followed by itself with two things exchanged) or composition (with
         pairs or relations that training never shows)
+    shard
+        pictures per shard
     device
         cpu or cuda
     """

@@ -82,12 +82,11 @@ def _names(rng: random.Random, split: str) -> Names:
     elif split == "composition":
         shape, colour = rng.choice([(s, c) for c, s in splits.HELD_OUT_PAIRS])
         names[rng.randrange(count)] = shape, colour
-    if split == "stacked":
-        if names[1][0] not in layout.FLAT_TOPS:
-            names[1] = rng.choice(layout.FLAT_TOPS), names[1][1]
-        triple = names[0][0], "on top of", names[1][0]
+    elif split == "stacked" and names[1][0] not in layout.FLAT_TOPS:
+        names[1] = rng.choice(layout.FLAT_TOPS), names[1][1]
     rows = tuple((s, c, rng.choice(palette.SIZES), rng.choice(palette.MATERIALS)) for s, c in names)
-    return Names(rows, triple[1] if triple else _relation(rng, names) if count > 1 else None)
+    relation = triple[1] if triple else "on top of" if split == "stacked" else None
+    return Names(rows, relation or (_relation(rng, names) if count > 1 else None))
 
 
 def _relation(rng: random.Random, names: list[tuple[str, str]]) -> str:

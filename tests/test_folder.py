@@ -101,6 +101,8 @@ def test_upsamplers_that_do_not_follow_each_other_are_refused(copy, order):
             "interval = \\[0.9, 0.1\\]: expected two shares of T, the lower one first",
         ),
         ("sampling.upsamplers = [{steps = 1}]", "1 sampling.upsamplers for 2 upsamplers"),
+        ("variations.guidance = -1", "variations.guidance = -1: input should be greater than or equal to 0"),
+        ("variations.stepz = 3", "unknown key 'variations.stepz'"),
     ],
 )
 def test_a_system_file_with_a_mistake_is_refused(copy, line, told):

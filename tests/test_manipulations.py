@@ -10,6 +10,7 @@ from PIL import Image
 
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.latents import Latent, Pca
+from unclip.settings import Settings
 from unclip.sources import source
 
 from .systems import CAPTIONS, SIZES, D
@@ -42,6 +43,25 @@ def test_variations_go_from_the_picture_to_only_its_embedding(system, pictures):
     assert apart(near, again) > 0
     assert apart(noisy, again) > 0
     assert np.abs(pixels(near) - pixels(again)).mean() < np.abs(pixels(fresh[0]) - pixels(again)).mean()
+
+
+def test_a_system_says_how_its_variations_are_drawn_from_fresh_noise(system, pictures):
+    own = replace(system, config=replace(system.config, best_of=3, variations=Settings(guidance=1.25, best_of=1)))
+
+    def drawn(**drawing):
+        made = own.vary(pictures[0], n=1, **SMALL, **drawing)
+        return next(made).recipe["settings"], made.plan["decoder"]
+
+    fresh, plan = drawn()
+    assert (fresh["guidance"], fresh["best_of"], plan) == (1.25, 1, 20)
+    told, plan = drawn(guidance=2.0, best_of=2)
+    assert (told["guidance"], told["best_of"], plan) == (2.0, 2, 40)
+    assert drawn(eta=0.5)[0]["guidance"] == 1.0, "along the picture's own noise it stays faithful"
+    (other,) = own.generate(CAPTIONS[0], [1], **SMALL)
+    assert (other.recipe["settings"]["guidance"], other.recipe["settings"]["best_of"]) == (
+        system.decoder.sampling.guidance,
+        3,
+    )
 
 
 @pytest.mark.parametrize("noise", ["inverted", "fixed"])

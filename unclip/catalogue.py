@@ -16,15 +16,23 @@ from unclip.manipulations import (
     TextDifference,
     Variation,
 )
+from unclip.settings import Settings
 from unclip.sources import Source
 
 FAITHFUL: dict[str, Any] = {"sampler": "ddim", "steps": 250, "guidance": 1.0, "threshold": "none"}
 """How a latent pair is decoded so that its picture comes back: guidance and clipping lead away from DDIM's path."""
 
 
-def asked(one: Manipulation, sources: Sequence[Source], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings a manipulation is drawn under: those given, and its usual ones in place of others."""
+def asked(
+    one: Manipulation, sources: Sequence[Source], settings: Mapping[str, Any], variations: Settings = Settings()
+) -> dict[str, Any]:
+    """The settings a manipulation is drawn under: those given, and its usual ones in place of others.
+
+    `variations` are the system's own for pictures' variations from fresh noise.
+    """
     usual: dict[str, Any] = FAITHFUL if one.inverts(sources) else {}
+    if isinstance(one, Variation) and not usual:
+        usual = {name: value for name, value in vars(variations).items() if value not in (None, "")}
     if isinstance(one, Inpainting):
         if settings.get("sampler") not in (None, "ddim"):
             raise UnclipError(

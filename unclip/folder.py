@@ -22,6 +22,7 @@ from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 from unclip.noise import Style
 from unclip.places import FILE, located
+from unclip.settings import Settings
 from unclip.stage import Sampling, Stage, open_stage
 
 
@@ -43,7 +44,8 @@ class SystemConfig:
     from pictures only. `noise` is how it is drawn: from a stream of its own for
     each stage and picture, or from one per picture as "diffusers" or "native" Karlo do. `allow_mixed_clip` lets stages
     through that were trained on the embeddings of different CLIPs. `subject` says what the system can draw; `words` are
-    all that its captions used: a prompt with others is drawn with a warning.
+    all that its captions used: a prompt with others is drawn with a warning. `variations` are what `vary` draws from fresh
+    noise under, where it is not told otherwise: guidance and the best of several are of use to a text, but narrow what varies.
     """
 
     name: str
@@ -59,6 +61,7 @@ class SystemConfig:
     words: tuple[str, ...] = ()
     allow_mixed_clip: bool = False
     sampling: SamplingTable = SamplingTable()
+    variations: Settings = Settings()
 
 
 @dataclass(frozen=True, eq=False)

@@ -205,7 +205,7 @@ class UnCLIP:
         check_sources(name, given)
         made = [(build(MANIPULATIONS[name], options, name), seed) for options, seed in jobs]
         check_options([one for one, _ in made], given, self.pca)
-        chosen = self.resolve(build(Settings, asked(made[0][0], given, settings), name))
+        chosen = self.resolve(build(Settings, asked(made[0][0], given, settings, self.config.variations), name))
         warn_of_strangers(self.config, [*(text for one, _ in made for text in texts(one, given)), chosen.negative])
         warn_of_copies(made, given, chosen.eta)
         system = self.at(chosen)

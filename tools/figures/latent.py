@@ -133,7 +133,7 @@ def differences(studio: Studio) -> Figure:
     found, rows = {}, []
     for attribute in ("colour", "material", "shape"):
         answers, early = [], []
-        for scene in studio.scenes(1)[: max(8, studio.count // 2)]:
+        for scene in studio.scenes(1):
             before, after, target = _changed(scene.things[0], attribute)
             image = studio.renders([scene])
             drawn = studio.draw(studio.system.text_diff, pil(image[0]), after, before, THETAS, steps=PATHS)

@@ -21,6 +21,11 @@ def test_inspect_tells_what_a_checkpoint_holds(cli, folder):
     assert "r e" not in out, "merges are counted, not listed"
 
 
+def test_inspect_tells_how_a_system_draws_variations(cli):
+    code, out, _ = cli("inspect", "demo")
+    assert (code, out.splitlines()[-1]) == (0, "  variations from fresh noise: guidance 1.25, best_of 4")
+
+
 def test_inspect_tells_what_a_system_holds(cli, folder):
     code, out, err = cli("inspect", folder)
     assert (code, err) == (0, "")

@@ -32,7 +32,7 @@ def asked(
     """
     usual: dict[str, Any] = FAITHFUL if one.inverts(sources) else {}
     if isinstance(one, Variation) and not usual:
-        usual = {name: value for name, value in vars(variations).items() if value not in (None, "")}
+        usual = variations.named
     if isinstance(one, Inpainting):
         if settings.get("sampler") not in (None, "ddim"):
             raise UnclipError(

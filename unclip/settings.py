@@ -5,7 +5,7 @@ Free of torch and pydantic, so that `unclip --help` answers at once: `unclip.con
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -60,3 +60,8 @@ class Settings:
     candidates: Count | None = None
     best_of: Count | None = None
     upsampler_steps: Count | None = None
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Those that are not left open."""
+        return {name: value for name, value in vars(self).items() if value not in (None, "")}

@@ -74,6 +74,8 @@ def _system(folder: Path) -> str:
         )
     kept = f"{len(parts.pca.components)} principal components" if parts.pca else "no principal components"
     lines.append(f"  one picture is the best of {parts.config.best_of} small ones; {kept}")
+    if own := parts.config.variations.named:
+        lines.append(f"  variations from fresh noise: {', '.join(f'{name} {value}' for name, value in own.items())}")
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from unclip.choosing import agreement, picked
 from unclip.clip import Clip
-from unclip.drawing import Picture
+from unclip.drawing import Picture, tries_at_once
 from unclip.errors import UnclipWarning
 from unclip.images import to_tensor
 from unclip.noise import redrawn
@@ -62,10 +62,10 @@ def test_the_best_is_the_picture_of_one_of_the_seeds_and_the_likest(system, styl
 
     apart = [next(system.generate("a red cube", [redrawn(5, k)], size=16)) for k in range(4)]
     order = sorted(range(4), key=lambda k: score(apart[k]), reverse=True)
-    made = next(system.generate("a red cube", [5], **WORDS))
+    made = next(system.generate("a red cube", [5], batch=1, **WORDS))
     assert made.image.tobytes() == apart[order[0]].image.tobytes()
     assert torch.equal(made.image_emb, apart[order[0]].image_emb)
-    large = next(system.generate("a red cube", [5], size=64, best_of=4))
+    large = next(system.generate("a red cube", [5], batch=1, size=64, best_of=4))
     alone = next(system.generate("a red cube", [redrawn(5, order[0])], size=64))
     assert large.image.tobytes() == alone.image.tobytes()
 
@@ -79,12 +79,33 @@ def test_alone_or_in_a_batch_the_same_is_chosen(system):
     assert not torch.equal(together, first), "four draws, and never another than the first"
 
 
+def test_tries_fill_a_batch(system):
+    """Of one picture four at once, of two two at once; and the same is drawn."""
+    assert tries_at_once(8, pictures=1, size=4) == [range(4), range(4, 8)]
+    assert tries_at_once(3, pictures=2, size=4) == [range(2), range(2, 3)]
+    assert tries_at_once(2, pictures=4, size=4) == [range(1), range(1, 2)]
+    runs = []
+    for batch, expected in ((1, 8), (2, 4), (3, 4), (4, 2), (8, 1)):
+        steps = []
+        made = system.generate(
+            ["a red cube", "two cones"],
+            [7, 9],
+            batch=batch,
+            on_step=lambda stage, step, to=steps: to.append(stage),
+            **WORDS,
+        )
+        runs.append(torch.stack([to_tensor(one.image) for one in made]))
+        assert steps.count("decoder") == made.plan["decoder"] == expected * system.decoder.sampling.steps
+        assert steps.count("prior") == made.plan["prior"]
+    assert all((one - runs[0]).abs().max() <= 1 / 127.5 + 1e-6 for one in runs)
+
+
 def test_the_recipe_replays_it_and_the_plan_counts_it(system):
-    made = system.generate("a red cube", [11], **WORDS)
+    made = system.generate("a red cube", [11], batch=1, **WORDS)
     assert made.plan["decoder"] == 4 * system.decoder.sampling.steps
     picture = next(made)
     assert picture.recipe["settings"]["best_of"] == 4
-    assert next(system.replay(picture.recipe)).image.tobytes() == picture.image.tobytes()
+    assert next(system.replay(picture.recipe, batch=1)).image.tobytes() == picture.image.tobytes()
 
 
 def test_where_noise_is_the_pictures_own_nothing_is_chosen(system):
@@ -93,4 +114,4 @@ def test_where_noise_is_the_pictures_own_nothing_is_chosen(system):
         made = system.reconstruct(picture, steps=3, **WORDS)
     assert made.plan["decoder"] == 3
     assert next(made).recipe["settings"]["best_of"] == 1
-    assert system.vary(picture, n=1, **WORDS).plan["decoder"] == 4 * system.decoder.sampling.steps
+    assert system.vary(picture, n=1, batch=1, **WORDS).plan["decoder"] == 4 * system.decoder.sampling.steps

@@ -49,7 +49,7 @@ def test_a_system_says_how_its_variations_are_drawn_from_fresh_noise(system, pic
     own = replace(system, config=replace(system.config, best_of=3, variations=Settings(guidance=1.25, best_of=1)))
 
     def drawn(**drawing):
-        made = own.vary(pictures[0], n=1, **SMALL, **drawing)
+        made = own.vary(pictures[0], n=1, batch=1, **SMALL, **drawing)
         return next(made).recipe["settings"], made.plan["decoder"]
 
     fresh, plan = drawn()

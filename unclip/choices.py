@@ -7,7 +7,7 @@ from typing import Any
 
 from unclip.bench import INVERSION
 from unclip.catalogue import draws
-from unclip.drawing import Parts
+from unclip.drawing import Parts, tries_at_once
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.manipulations import Inpainting, Manipulation
 from unclip.priors import EmbeddingPrior, NoPrior
@@ -87,12 +87,13 @@ def plan(
     prompted = any(None in draws(one, given) for one, _ in made)
     texts = {(id(source), seed) for one, seed in made for source in draws(one, given) if source is not None}
     away = bool(settings.negative) and settings.guidance != 1
-    drawn = len(batches) * (prompted + away) * parts.best_of + len(texts)
+    runs = sum(len(tries_at_once(parts.best_of, pictures, batch)) for pictures in batches)
+    drawn = runs * (prompted + away) + len(texts)
     rounds = made[0][0].rounds if isinstance(made[0][0], Inpainting) else 1
     upwards = parts.decoder.at(threshold="none").times
     steps = {INVERSION: len(inverted) * sum(t > 1 for t in upwards)}
     steps |= {name: drawn * number for name, number in parts.prior.steps.items()}
-    steps[parts.decoder.name] = len(batches) * _taken(parts.decoder, rounds) * parts.best_of
+    steps[parts.decoder.name] = runs * _taken(parts.decoder, rounds)
     for stage in parts.upsamplers:
         chunks = sum(-(-size // chunk_size(batch, stage)) for size in batches)
         steps[stage.name] = chunks * _taken(stage, rounds)

@@ -1,7 +1,7 @@
 """From starting points to pictures: embeddings where they are missing, the decoder, the upsamplers, in batches."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -127,8 +127,8 @@ def drawn(
     Of the small pictures of `parts.best_of` seeds, each made anew from its embedding on, only the best is enlarged.
     """
     while batch := list(islice(starts, size)):
-        prompts = read(parts.clip, [start.prompt for start in batch])
-        tries = [_small(parts, batch, prompts, k, negative, on_step) for k in range(parts.best_of)]
+        groups = tries_at_once(parts.best_of, len(batch), size)
+        tries = [one for group in groups for one in _tries(parts, batch, group, negative, on_step)]
         small = tries[0] if len(tries) == 1 else _best(parts.clip, tries)
         x = small.x
         for stage in parts.upsamplers:
@@ -136,6 +136,12 @@ def drawn(
             x = upsample(stage, x, small.seeds, chunk_size(size, stage), on_step, known)
         for k, start in enumerate(batch):
             yield Picture(to_pil(x[k]), start.prompt, start.seed, small.image_emb[k].cpu(), recipe(start))
+
+
+def tries_at_once(best_of: int, pictures: int, size: int) -> list[range]:
+    """The tries for each of some pictures, grouped so that no more than `size` are drawn at once (or one for each picture)."""
+    each = max(1, size // pictures)
+    return [range(first, min(first + each, best_of)) for first in range(0, best_of, each)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,9 +153,18 @@ class Small:
     seeds: Sequence[Seed]
 
 
-def _small(parts: Parts, starts: Sequence[Start], prompts: Prompts, k: int, negative: str, on_step: OnStep) -> Small:
-    """The decoder's k-th pictures of the starts: those that they have with other seeds, but for the first."""
-    seeds = [parts.seeded(redrawn(start.seed, k)) for start in starts]
+def _tries(parts: Parts, starts: Sequence[Start], group: range, negative: str, on_step: OnStep) -> list[Small]:
+    """The k-th small pictures of the starts, for each k of a group: those of other seeds, but for the first."""
+    others = [replace(start, seed=redrawn(start.seed, k)) for k in group for start in starts]
+    made, count = _small(parts, others, negative, on_step), len(starts)
+    rows = [slice(first, first + count) for first in range(0, len(others), count)]
+    return [Small(made.x[part], made.image_emb[part], made.seeds[part]) for part in rows]
+
+
+def _small(parts: Parts, starts: Sequence[Start], negative: str, on_step: OnStep) -> Small:
+    """The decoder's pictures of the starts."""
+    seeds = [parts.seeded(start.seed) for start in starts]
+    prompts = read(parts.clip, [start.prompt for start in starts])
     emb = embeddings(parts, prompts, starts, seeds, on_step)
     uncond = unconditional(parts, prompts, emb, seeds, negative, on_step)
     noise = beginning_with(noise_of(parts.decoder, seeds), [start.x_T for start in starts])

@@ -46,7 +46,8 @@ def test_variations_go_from_the_picture_to_only_its_embedding(system, pictures):
 
 
 def test_a_system_says_how_its_variations_are_drawn_from_fresh_noise(system, pictures):
-    own = replace(system, config=replace(system.config, best_of=3, variations=Settings(guidance=1.25, best_of=1)))
+    variations = Settings(guidance=1.25, best_of=1, eta=0.5, negative="a cone")
+    own = replace(system, config=replace(system.config, best_of=3, variations=variations))
 
     def drawn(**drawing):
         made = own.vary(pictures[0], n=1, batch=1, **SMALL, **drawing)
@@ -54,6 +55,8 @@ def test_a_system_says_how_its_variations_are_drawn_from_fresh_noise(system, pic
 
     fresh, plan = drawn()
     assert (fresh["guidance"], fresh["best_of"], plan) == (1.25, 1, 20)
+    assert (fresh["eta"], fresh["negative"]) == (0.5, "a cone")
+    assert drawn(guidance=None, best_of=None, negative="")[0] == fresh, "left open"
     told, plan = drawn(guidance=2.0, best_of=2)
     assert (told["guidance"], told["best_of"], plan) == (2.0, 2, 40)
     assert drawn(eta=0.5)[0]["guidance"] == 1.0, "along the picture's own noise it stays faithful"

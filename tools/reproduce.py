@@ -22,6 +22,7 @@ from cyclopts import App
 from unclip.cli.shell import run
 from unclip.config import Natural, Positive, config, load, read_toml
 from unclip.errors import UnclipError
+from unclip.places import FILE
 
 PCA = "pca.safetensors"
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
@@ -126,7 +127,7 @@ def steps(plan: Plan, folder: Path, root: Path, scale: float) -> Iterator[Step]:
 
 
 def assemble(plan: Plan, runs: Path, folder: Path) -> None:
-    """Gathers trained weights into a system folder."""
+    """Gathers trained weights into a system folder; the settings in a system.toml that is there stay."""
     names = ["clip", "prior", "decoder", *plan.upsamplers]
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -136,7 +137,8 @@ def assemble(plan: Plan, runs: Path, folder: Path) -> None:
     shutil.copyfile(runs / PCA, folder / PCA)
     files = ", ".join(f'"{name}.safetensors"' for name in plan.upsamplers)
     text = f'name = "{plan.name}"\nupsamplers = [{files}]\npca = "{PCA}"\n'
-    (folder / "system.toml").write_text(text, encoding="utf-8")
+    if not (folder / FILE).exists():
+        (folder / FILE).write_text(text, encoding="utf-8")
 
 
 def _run(step: Step) -> int:

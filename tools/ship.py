@@ -5,10 +5,10 @@ python -m tools.ship runs/demo/system unclip/demo
 
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from cyclopts import App
-from safetensors import safe_open
 
 from tools.world import captions, sample
 from unclip import checkpoint
@@ -37,19 +37,30 @@ def ship(system: Path, out: Path) -> None:
     """
     made = load(SystemConfig, system / FILE)
     out.mkdir(parents=True, exist_ok=True)
-    files = [made.clip, made.prior, made.decoder, *made.upsamplers, *([made.pca] if made.pca else [])]
-    for name in files:
-        with safe_open(str(system / name), framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-        checkpoint.save(out / name, tensors, checkpoint.read_header(system / name), torch.float16)
-        size = (out / name).stat().st_size
-        if size > LIMIT:
-            raise UnclipError(f"{out / name}: {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}; make the net smaller")
-        print(f"{out / name}: {size / 1e6:.1f} MB")
+    with TemporaryDirectory(dir=out) as folder:  # nothing is replaced before all of it is fit to be
+        packed = [_packed(system, name, Path(folder)) for name in files(made)]
+        for path in packed:
+            print(f"{out / path.name}: {path.stat().st_size / 1e6:.1f} MB")
+            path.replace(out / path.name)
     lines = [f'subject = "{SUBJECT}"', "words = ["]
     lines += [f'    "{word}",' for word in words()] + ["]"]
     text = (system / FILE).read_text(encoding="utf-8")
     (out / FILE).write_text(_before_tables(text, "\n".join(lines)), encoding="utf-8")
+
+
+def files(system: SystemConfig) -> list[str]:
+    """The names of all its files."""
+    return [name for name in (system.clip, system.prior, system.decoder, *system.upsamplers, system.pca) if name]
+
+
+def _packed(system: Path, name: str, folder: Path) -> Path:
+    """A file at half precision. Raises UnclipError when it is missing, damaged or too large to travel."""
+    header, tensors = checkpoint.read_header(system / name), checkpoint.read_tensors(system / name)
+    checkpoint.save(folder / name, tensors, header, torch.float16)
+    size = (folder / name).stat().st_size
+    if size > LIMIT:
+        raise UnclipError(f"{system / name}: {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}; make the net smaller")
+    return folder / name
 
 
 def words() -> list[str]:

@@ -30,6 +30,7 @@ def asked(
 
     `variations` are the system's own for pictures' variations from fresh noise.
     """
+    settings = {name: value for name, value in settings.items() if value not in (None, "")}  # left open
     usual: dict[str, Any] = FAITHFUL if one.inverts(sources) else {}
     if isinstance(one, Variation) and not usual:
         usual = variations.named
@@ -41,10 +42,10 @@ def asked(
         # ancestral steps, of which few are too few; they take so long that nobody would wait for several pictures
         usual = {"sampler": "ddim", "eta": 1.0, "steps": 50, "best_of": 1}
     if chooses(one, sources):
-        return usual | dict(settings)
+        return usual | settings
     if (settings.get("best_of") or 1) > 1:
         warnings.warn("best_of has no effect where noise is not the seed's to choose", UnclipWarning, stacklevel=4)
-    return usual | dict(settings) | {"best_of": 1}
+    return usual | settings | {"best_of": 1}
 
 
 def chooses(one: Manipulation, sources: Sequence[Source]) -> bool:

@@ -63,6 +63,7 @@ def test_parts_of_a_report_stay(tmp_path):
 def test_mistakes_are_one_line(tmp_path):
     cases: list[tuple[dict[str, Any], str]] = [
         ({"parts": ("nose",)}, "--parts nose: expected some of"),
+        ({"parts": ()}, "--parts : expected some of"),
         ({"count": 15, "smaller": 20}, "--count 15 --smaller"),
         ({"count": 5, "smaller": 5}, "--smaller 5: expected at least 8"),
     ]

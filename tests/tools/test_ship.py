@@ -40,6 +40,19 @@ def test_what_is_shipped_is_the_same_system_at_half_the_size(source, tmp_path):
 
 
 def test_a_file_too_large_to_travel_is_refused(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(ship, "LIMIT", 1000)
-    with pytest.raises(UnclipError, match=r"clip.safetensors: .* MB, more than .* make the net smaller"):
+    ship.ship(source, tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    sizes = sorted(path.stat().st_size for path in before if path.suffix == ".safetensors")
+    monkeypatch.setattr(ship, "LIMIT", sizes[-1] - 1)
+    with pytest.raises(UnclipError, match=r"safetensors: .* MB, more than .* make the net smaller"):
+        ship.ship(source, tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_what_is_missing_or_damaged_is_one_line(source, tmp_path):
+    (source / "decoder.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UnclipError, match=r"decoder\.safetensors: "):
+        ship.ship(source, tmp_path / "out")
+    (source / "decoder.safetensors").unlink()
+    with pytest.raises(UnclipError, match=r"decoder\.safetensors: no such file"):
         ship.ship(source, tmp_path / "out")

@@ -1,6 +1,6 @@
 """Measures a system on the demo world and writes one report: JSON, Markdown with confidence intervals, picture sheets.
 
-python -m tools.evaluate demo --out docs/evaluation
+python -m tools.evaluate demo --out runs/evaluation
 """
 
 import time
@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from tools.evaluate import measures
 from tools.evaluate.prompts import prompts
+from tools.evaluate.report import how_drawn
 from tools.reader import open_reader
 from unclip.cli.shell import listed, run
 from unclip.errors import UnclipError
@@ -63,8 +64,8 @@ def evaluate(
         auto, cpu, cuda, cuda:N or mps.
     """
     unknown = [part for part in parts if part not in PARTS]
-    if unknown:
-        raise UnclipError(f"--parts {unknown[0]}: expected some of {', '.join(PARTS)}")
+    if unknown or not parts:
+        raise UnclipError(f"--parts {','.join(unknown[:1])}: expected some of {', '.join(PARTS)}")
     if smaller < LEAST:
         raise UnclipError(f"--smaller {smaller}: expected at least {LEAST}; fewer tell nothing")
     if count < smaller:
@@ -74,7 +75,8 @@ def evaluate(
     with Progress() as bars:
         told = prompts("test", count), prompts("composition", count)
         work = measures.Work(located(system), opened, ruler, *told, out, bars)
-        made = {"system": opened.identity, "torch": torch.__version__, "device": str(opened.decoder.device)}
+        device = str(opened.decoder.device)
+        made = {"system": opened.identity, "drawn": how_drawn(opened), "torch": torch.__version__, "device": device}
         work.resume(made, f"# {opened.identity['name']}, measured\n")
         parts_of_it = {
             "alignment": lambda: measures.alignment(work, "i.i.d. prompts", work.iid),

@@ -1,8 +1,9 @@
 """Test prompts: captions of scenes that no training saw, with what they claim."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from tools.world.captions import Caption, described
 from tools.world.sampling import sample
@@ -25,13 +26,14 @@ class Prompt:
         return self.caption.text
 
 
-def prompts(split: str, count: int, seed: int = SEED) -> list[Prompt]:
-    """`count` prompts of a split ("test" is i.i.d.), one per scene; those of "composition" tell what was held out.
+def prompts(
+    split: str, count: int, seed: int = SEED, wanted: Callable[[Prompt], bool] = lambda _: True
+) -> list[Prompt]:
+    """`count` `wanted` prompts of a split ("test" is i.i.d.), one per scene; those of "composition" tell what was held out.
 
     Captions that name no thing ("a scene") are passed over: nothing they say can be checked.
     """
-    source = _told(split, seed)
-    return [next(source) for _ in range(count)]
+    return list(islice(filter(wanted, _told(split, seed)), count))
 
 
 def _told(split: str, seed: int) -> Iterator[Prompt]:

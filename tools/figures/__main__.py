@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from cyclopts import App
 from cyclopts.types import PositiveInt
 
+from tools.evaluate.report import how_drawn
 from tools.figures import binding, guidance, latent, page, reconstruction
 from tools.figures.studio import Studio
 from tools.reader import open_reader
@@ -74,6 +75,7 @@ def figures(
         "system": opened.identity.get("name", system),
         "count": count,
         "weights": opened.identity.get("weights", {}),
+        "drawn": how_drawn(opened),
     }
     for name in names or get_args(Name):
         began = time.time()

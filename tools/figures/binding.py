@@ -21,6 +21,7 @@ from tools.reader.score import matched
 from tools.world import palette, sample
 from tools.world.lettering import alphabet
 from tools.world.scene import Scene, Thing
+from unclip.settings import Settings
 
 NAMING = {"cube": "cube", "ball": "sphere", "cone": "cone", "can": "cylinder"}  # words that name a shape
 ZERO_SHOT = {shape: f"a {shape}" for shape in palette.SHAPES}
@@ -63,10 +64,11 @@ def typographic(studio: Studio) -> Figure:
 
 def binding(studio: Studio) -> Figure:
     """Fig. 14, 15: which thing has which colour, from captions and from true embeddings."""
-    asked = [one for one in prompts("test", 12 * studio.count, SEED) if _binds(one)][: studio.count]
+    asked = prompts("test", studio.count, SEED, _binds)
     found, rows, right = {}, [], {}
+    one_each = studio.system.at(Settings(best_of=1))
     for mode, title in BOUND.items():
-        images = draw.pictures(studio.system, mode, asked)
+        images = draw.pictures(one_each, mode, asked)
         verdicts = [verdict["binding"] for verdict in judged(studio.reader, images, asked).verdicts]
         right[mode] = [verdict is Verdict.RIGHT for verdict in verdicts]
         found[title] = {
@@ -78,7 +80,10 @@ def binding(studio: Studio) -> Figure:
     counted = Counter(_stacked(one) for one in studio.read(paper))
     found["the paper's prompt, of 8"] = {"right": counted["right"], "swapped": counted["swapped"]}
     claims = [more("the caption alone binds better than unCLIP", gain(right["caption only"], right["unclip"]))]
-    told = "Rows: unCLIP, caption only, the prior's z_i alone, the true z_i; the last is “a red cube on top of a blue cube”."
+    told = (
+        "Rows: unCLIP, caption only, the prior's z_i alone, the true z_i, one picture each; the last is “a red cube on top of a"
+        f" blue cube”, each the best of {studio.system.best_of}."
+    )
     return Figure("Binding (Fig. 14, 15)", found, claims, torch.cat([*rows, paper]), 8, told)
 
 

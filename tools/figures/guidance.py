@@ -54,7 +54,8 @@ class Quality:
 def modes(studio: Studio) -> Figure:
     """Fig. 8: the same decoder given the caption alone, the text embedding as z_i, and the prior's z_i."""
     asked, real = prompts("test", studio.count, SEED), _real(studio)
-    drawn: dict[draw.Mode, Tensor] = {mode: draw.pictures(studio.system, mode, asked) for mode in TITLES}
+    one_each = studio.system.at(Settings(best_of=1))
+    drawn: dict[draw.Mode, Tensor] = {mode: draw.pictures(one_each, mode, asked) for mode in TITLES}
     made: dict[draw.Mode, Quality] = {mode: _quality(studio, images, asked, real) for mode, images in drawn.items()}
     best, claims = made["unclip"], []
     others: tuple[draw.Mode, ...] = ("caption only", "text as image")
@@ -64,7 +65,7 @@ def modes(studio: Studio) -> Figure:
             more(f"the prior's z_i draws more captions right than {TITLES[mode]}", gain(best.right, other.right))
         )
         claims.append(more(f"the prior's z_i is nearer to real pictures than {TITLES[mode]}", best.nearer(other)))
-    told = f"Rows: {', '.join(TITLES.values())}. Columns: {'; '.join(one.text for one in asked[:8])}."
+    told = f"Rows: {', '.join(TITLES.values())}, one picture each. Columns: {'; '.join(one.text for one in asked[:8])}."
     rows = torch.cat([images[:8] for images in drawn.values()])
     found = {TITLES[mode]: one.numbers for mode, one in made.items()}
     return Figure("Three ways of conditioning (Fig. 8)", found, claims, rows, 8, told)

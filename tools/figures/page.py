@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.evaluate.report import numbers, plain
+from tools.evaluate.report import numbers, plain, put
 from tools.figures.studio import Figure
+from unclip.errors import UnclipError
 from unclip.images import grid, to_pil
 
 INTRODUCTION = """# The paper's figures, remade
@@ -28,16 +29,12 @@ def save(out: Path, name: str, figure: Figure, made: Mapping[str, Any]) -> None:
     claims = [{"text": claim.text, "verdict": claim.verdict} for claim in figure.claims]
     tables = {"title": figure.title, "caption": figure.caption, "made": dict(made), "claims": claims}
     text = numbers("", figure.numbers).split("\n\n", 1)[1]
-    (out / f"{name}.json").write_text(
-        json.dumps(tables | {"numbers": plain(figure.numbers), "table": text}, indent=1) + "\n", encoding="utf-8"
-    )
+    put(out / f"{name}.json", json.dumps(tables | {"numbers": plain(figure.numbers), "table": text}, indent=1) + "\n")
 
 
 def page(out: Path, order: Mapping[str, Any]) -> Path:
     """Writes OUT.md beside the folder, with every figure that lies there, in this order; returns where."""
-    found = {
-        name: json.loads(path.read_text(encoding="utf-8")) for name in order if (path := out / f"{name}.json").is_file()
-    }
+    found = {name: _found(path) for name in order if (path := out / f"{name}.json").is_file()}
     parts = [INTRODUCTION]
     for name, one in found.items():
         parts.append(f"## {one['title']}\n")
@@ -51,5 +48,13 @@ def page(out: Path, order: Mapping[str, Any]) -> Path:
         parts.append("\n".join(verdicts) + "\n")
         parts.append(one["table"])
     path = out.with_suffix(".md")
-    path.write_text("\n".join(parts), encoding="utf-8")
+    put(path, "\n".join(parts))
     return path
+
+
+def _found(path: Path) -> dict[str, Any]:
+    """The figure in a file. Raises UnclipError for a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UnclipError(f"{path}: damaged; remake it with python -m tools.figures {path.stem}") from None

@@ -90,10 +90,6 @@ class Studio:
         """The scenes' pictures."""
         return draw.renders(scenes, self.size)
 
-    def embeddings(self, scenes: Sequence[Scene]) -> Float[Tensor, "n d"]:
-        """CLIP's embeddings of the scenes."""
-        return draw.embeddings(self.system.clip, self.renders(scenes))
-
     def draw(self, make: Callable[..., Iterable[Picture]], *given: Any, **how: Any) -> Float[Tensor, "n 3 h w"]:
         """What a method of the system draws, at the decoder's size."""
         made: Iterator[Picture] = iter(make(*given, batch=BATCH, size=self.size, **how))

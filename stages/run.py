@@ -29,6 +29,7 @@ from unclip.config import (
     to_dict,
 )
 from unclip.errors import UnclipError
+from unclip.places import write_text
 from unclip.version import VERSION
 
 
@@ -117,11 +118,11 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UnclipError(f"run.out = {self.folder}: a file is in the way; give another folder") from None
-        _replace(self.folder / "config.json", json.dumps(self.config, indent=2) + "\n")
+        write_text(self.folder / "config.json", json.dumps(self.config, indent=2) + "\n")
         log = self.folder / "log.jsonl"
         if log.is_file():
             rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
-            _replace(log, "".join(row for row in rows if step and _step_of(row) <= step))
+            write_text(log, "".join(row for row in rows if step and _step_of(row) <= step))
         self._board = _tensorboard(self.folder, step) if self.settings.tensorboard else None
 
     def log(self, step: int, **values: float) -> None:
@@ -228,13 +229,3 @@ def _plain(value: float) -> float | None:
     if isinstance(value, int):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

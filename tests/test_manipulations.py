@@ -59,6 +59,11 @@ def test_a_system_says_how_its_variations_are_drawn_from_fresh_noise(system, pic
     assert drawn(guidance=None, best_of=None, negative="")[0] == fresh, "left open"
     told, plan = drawn(guidance=2.0, best_of=2)
     assert (told["guidance"], told["best_of"], plan) == (2.0, 2, 40)
+    assert (
+        own.reconstruct(pictures[0], steps=None).plan
+        == own.reconstruct(pictures[0]).plan
+        != own.reconstruct(pictures[0], steps=9).plan
+    )
     assert drawn(eta=0.5)[0]["guidance"] == 1.0, "along the picture's own noise it stays faithful"
     (other,) = own.generate(CAPTIONS[0], [1], **SMALL)
     assert (other.recipe["settings"]["guidance"], other.recipe["settings"]["best_of"]) == (

@@ -22,7 +22,7 @@ from cyclopts import App
 from unclip.cli.shell import run
 from unclip.config import Natural, Positive, config, load, read_toml
 from unclip.errors import UnclipError
-from unclip.places import FILE
+from unclip.places import FILE, write_text
 
 PCA = "pca.safetensors"
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
@@ -138,7 +138,7 @@ def assemble(plan: Plan, runs: Path, folder: Path) -> None:
     files = ", ".join(f'"{name}.safetensors"' for name in plan.upsamplers)
     text = f'name = "{plan.name}"\nupsamplers = [{files}]\npca = "{PCA}"\n'
     if not (folder / FILE).exists():
-        (folder / FILE).write_text(text, encoding="utf-8")
+        write_text(folder / FILE, text)
 
 
 def _run(step: Step) -> int:

@@ -16,7 +16,7 @@ from unclip.cli.shell import run
 from unclip.config import load
 from unclip.errors import UnclipError
 from unclip.folder import SystemConfig
-from unclip.places import FILE
+from unclip.places import FILE, write_text
 
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
 SUBJECT = "the demo world (one to three coloured solids on a floor)"
@@ -38,17 +38,17 @@ def ship(system: Path, out: Path) -> None:
     made = load(SystemConfig, system / FILE)
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out) as folder:  # nothing is replaced before all of it is fit to be
-        packed = [_packed(system, name, Path(folder)) for name in files(made)]
+        packed = [_packed(system, name, Path(folder)) for name in _files(made)]
         for path in packed:
             print(f"{out / path.name}: {path.stat().st_size / 1e6:.1f} MB")
             path.replace(out / path.name)
     lines = [f'subject = "{SUBJECT}"', "words = ["]
     lines += [f'    "{word}",' for word in words()] + ["]"]
     text = (system / FILE).read_text(encoding="utf-8")
-    (out / FILE).write_text(_before_tables(text, "\n".join(lines)), encoding="utf-8")
+    write_text(out / FILE, _before_tables(text, "\n".join(lines)))
 
 
-def files(system: SystemConfig) -> list[str]:
+def _files(system: SystemConfig) -> list[str]:
     """The names of all its files."""
     return [name for name in (system.clip, system.prior, system.decoder, *system.upsamplers, system.pca) if name]
 

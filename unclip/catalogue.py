@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from unclip.errors import UnclipError, UnclipWarning
@@ -24,28 +25,25 @@ FAITHFUL: dict[str, Any] = {"sampler": "ddim", "steps": 250, "guidance": 1.0, "t
 
 
 def asked(
-    one: Manipulation, sources: Sequence[Source], settings: Mapping[str, Any], variations: Settings = Settings()
-) -> dict[str, Any]:
+    one: Manipulation, sources: Sequence[Source], settings: Settings, variations: Settings = Settings()
+) -> Settings:
     """The settings a manipulation is drawn under: those given, and its usual ones in place of others.
 
     `variations` are the system's own for pictures' variations from fresh noise.
     """
-    settings = {name: value for name, value in settings.items() if value not in (None, "")}  # left open
     usual: dict[str, Any] = FAITHFUL if one.inverts(sources) else {}
     if isinstance(one, Variation) and not usual:
         usual = variations.named
     if isinstance(one, Inpainting):
-        if settings.get("sampler") not in (None, "ddim"):
-            raise UnclipError(
-                f"sampler = {settings['sampler']}: pixels are kept under ddim's steps alone; leave it out"
-            )
+        if settings.sampler not in (None, "ddim"):
+            raise UnclipError(f"sampler = {settings.sampler}: pixels are kept under ddim's steps alone; leave it out")
         # ancestral steps, of which few are too few; they take so long that nobody would wait for several pictures
         usual = {"sampler": "ddim", "eta": 1.0, "steps": 50, "best_of": 1}
     if chooses(one, sources):
-        return usual | settings
-    if (settings.get("best_of") or 1) > 1:
+        return settings.over(usual)
+    if (settings.best_of or 1) > 1:
         warnings.warn("best_of has no effect where noise is not the seed's to choose", UnclipWarning, stacklevel=4)
-    return usual | settings | {"best_of": 1}
+    return replace(settings, best_of=1).over(usual)
 
 
 def chooses(one: Manipulation, sources: Sequence[Source]) -> bool:

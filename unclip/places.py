@@ -39,3 +39,13 @@ def check_new(path: Path) -> None:
     """Raises UnclipError where there is something by that name already, but for an empty folder."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UnclipError(f"{path}: exists already; give another name")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

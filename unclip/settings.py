@@ -4,6 +4,7 @@ Free of torch and pydantic, so that `unclip --help` answers at once: `unclip.con
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -65,3 +66,7 @@ class Settings:
     def named(self) -> dict[str, Any]:
         """Those that are not left open."""
         return {name: value for name, value in vars(self).items() if value not in (None, "")}
+
+    def over(self, usual: Mapping[str, Any]) -> "Settings":
+        """These, and the usual ones where they are left open."""
+        return Settings(**{**usual, **self.named})

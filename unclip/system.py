@@ -147,7 +147,7 @@ class UnCLIP:
 
         More `steps` reconstruct better. `prompt` is what the decoder is told beside the embedding.
         """
-        system = self.at(self.resolve(build(Settings, FAITHFUL | settings, "invert")))
+        system = self.at(self.resolve(build(Settings, settings, "invert").over(FAITHFUL)))
         return system._bench(on_step).latent(picture(image), prompt)
 
     def decode(self, latent: Given, eta: float = 0.0, seed: int = 0, **drawing: Any) -> Picture:
@@ -187,7 +187,7 @@ class UnCLIP:
         requests.check_recipe(recipe, MANIPULATIONS)
         requests.check_maker(recipe, self.identity.get("weights", {}), made_by(self.decoder.device, self.decoder.dtype))
         chosen = build(Settings, recipe["settings"], "the recipe's settings")
-        requests.check_sampling(recipe, self.at(self.resolve(chosen))._sampling, self.config.noise)
+        requests.check_sampling(recipe, self.at(self.resolve(chosen)).sampling, self.config.noise)
         sources, jobs = requests.recipe_sources(recipe, given), [(recipe["options"], recipe["seed"])]
         return self.manipulate(recipe["command"], sources, jobs, **drawing, **to_dict(chosen))
 
@@ -205,7 +205,7 @@ class UnCLIP:
         check_sources(name, given)
         made = [(build(MANIPULATIONS[name], options, name), seed) for options, seed in jobs]
         check_options([one for one, _ in made], given, self.pca)
-        chosen = self.resolve(build(Settings, asked(made[0][0], given, settings, self.config.variations), name))
+        chosen = self.resolve(asked(made[0][0], given, build(Settings, settings, name), self.config.variations))
         warn_of_strangers(self.config, [*(text for one, _ in made for text in texts(one, given)), chosen.negative])
         warn_of_copies(made, given, chosen.eta)
         system = self.at(chosen)
@@ -240,11 +240,11 @@ class UnCLIP:
         return Bench(self, weights, self.pca, on_step)
 
     @property
-    def _sampling(self) -> dict[str, Any]:
+    def sampling(self) -> dict[str, Any]:
         """How each stage samples, for recipes."""
         return self.prior.sampling | {stage.name: to_dict(stage.sampling) for stage in (self.decoder, *self.upsamplers)}
 
     def _recipe(self, name: str, chosen: Settings, start: Start) -> dict[str, Any]:
         told = {"command": name, "prompt": start.prompt, "seed": start.seed, **start.about, "settings": to_dict(chosen)}
-        told |= {"sampling": self._sampling, "noise": self.config.noise, "system": self.identity}
+        told |= {"sampling": self.sampling, "noise": self.config.noise, "system": self.identity}
         return told | {"made_by": made_by(self.decoder.device, self.decoder.dtype)}

@@ -63,7 +63,7 @@ def test_whole_runs_in_float64(text_pipeline: Any, karlo: Path, steps: int, guid
 def test_whole_runs_in_float32_differ_by_rounding(
     text_pipeline: Any, karlo: Path, steps: int, guidance: tuple[float, float]
 ) -> None:
-    """Which random nets amplify: the last pictures differ as much as they do when weights change in their last bit.
+    """Which random nets amplify: where by more than 1e-2, no more than twice what last bits of the weights do.
 
     docs/karlo.md reports by how much.
     """
@@ -75,8 +75,8 @@ def test_whole_runs_in_float32_differ_by_rounding(
     emb, small, image = drawn(system, **settings)
     assert relative(emb, theirs.embedding) <= 1e-5
     assert relative(small, theirs.small) <= 1e-4
-    rounded = [drawn(nudged(karlo, seed), **settings)[2] for seed in (0, 1)]
-    assert relative(image, theirs.image) <= 10 * max(relative(image, other) for other in rounded) <= 0.5
+    rounded = [drawn(nudged(karlo, seed), **settings)[2] for seed in range(4)]
+    assert relative(image, theirs.image) <= max(1e-2, 2 * max(relative(image, other) for other in rounded))
 
 
 def nudged(folder: Path, seed: int) -> UnCLIP:

@@ -13,9 +13,9 @@ from tools.evaluate.alignment import Aligned, Drawn
 from tools.evaluate.prompts import Prompt
 from tools.evaluate.stats import Estimate
 from tools.evaluate.sweep import Point
-from unclip.config import to_dict
 from unclip.errors import UnclipError
 from unclip.images import grid, to_pil
+from unclip.places import write_text
 from unclip.system import UnCLIP
 
 SHEET = 40
@@ -57,26 +57,16 @@ def sweep(points: Sequence[Point], best: Point) -> str:
 
 def how_drawn(system: UnCLIP) -> dict[str, Any]:
     """How a system draws, which its weights do not say."""
-    how = system.prior.sampling | {
-        stage.name: to_dict(stage.sampling) for stage in (system.decoder, *system.upsamplers)
-    }
     told = {name: getattr(system.config, name) for name in ("candidates", "best_of", "noise")}
-    return how | told | {"variations": system.config.variations.named}
-
-
-def put(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    return system.sampling | told | {"variations": system.config.variations.named}
 
 
 def write(out: Path, found: Mapping[str, Any], text: Mapping[str, str]) -> None:
     """report.json, with the text of each finding for `read`, and report.md in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     told = json.dumps({**plain(found), TEXT: dict(text)}, indent=1)
-    put(out / "report.json", told + "\n")
-    put(out / "report.md", "\n".join(text.values()))
+    write_text(out / "report.json", told + "\n")
+    write_text(out / "report.md", "\n".join(text.values()))
 
 
 def read(out: Path, made: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.evaluate.report import numbers, plain, put
+from tools.evaluate.report import numbers, plain
 from tools.figures.studio import Figure
 from unclip.errors import UnclipError
 from unclip.images import grid, to_pil
+from unclip.places import write_text
 
 INTRODUCTION = """# The paper's figures, remade
 
@@ -29,7 +30,9 @@ def save(out: Path, name: str, figure: Figure, made: Mapping[str, Any]) -> None:
     claims = [{"text": claim.text, "verdict": claim.verdict} for claim in figure.claims]
     tables = {"title": figure.title, "caption": figure.caption, "made": dict(made), "claims": claims}
     text = numbers("", figure.numbers).split("\n\n", 1)[1]
-    put(out / f"{name}.json", json.dumps(tables | {"numbers": plain(figure.numbers), "table": text}, indent=1) + "\n")
+    write_text(
+        out / f"{name}.json", json.dumps(tables | {"numbers": plain(figure.numbers), "table": text}, indent=1) + "\n"
+    )
 
 
 def page(out: Path, order: Mapping[str, Any]) -> Path:
@@ -48,7 +51,7 @@ def page(out: Path, order: Mapping[str, Any]) -> Path:
         parts.append("\n".join(verdicts) + "\n")
         parts.append(one["table"])
     path = out.with_suffix(".md")
-    put(path, "\n".join(parts))
+    write_text(path, "\n".join(parts))
     return path
 
 

@@ -3,8 +3,10 @@
 import signal
 import sys
 
+import numpy as np
 import torch
 from jaxtyping import install_import_hook
+from PIL import Image
 
 torch.set_num_threads(1)
 # before a test imports any part of unclip that has shapes; other processes do without
@@ -66,3 +68,21 @@ def generate(cli, folder, tmp_path):
         return cli("generate", *words, "--model", model, "--out", out, "--device", "cpu")
 
     return call
+
+
+@pytest.fixture
+def call(cli, folder, tmp_path):
+    """Runs a command with the tiny system, into tmp_path/out."""
+
+    def run(command, *words):
+        return cli(command, *words, "--model", folder, "--out", tmp_path / "out", "--device", "cpu")
+
+    return run
+
+
+@pytest.fixture
+def image(tmp_path):
+    """The file of a picture, 50 wide and 40 high."""
+    path = tmp_path / "a picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    return path

@@ -7,7 +7,6 @@ import pytest
 import torch
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 
-from unclip.diffusion.process import Process
 from unclip.errors import UnclipError
 from unclip.interop import diffusers_names
 from unclip.interop.diffusers_configs import (
@@ -18,13 +17,11 @@ from unclip.interop.diffusers_configs import (
     upsampler_config,
     upsampler_json,
 )
-from unclip.interop.diffusers_schedulers import scheduler_config, scheduler_json
 from unclip.interop.entries import given
 from unclip.interop.transformers_configs import clip_config, clip_json
 from unclip.models.decoder import Decoder, DecoderCond
 from unclip.models.prior import Prior, PriorCond
 from unclip.models.upsampler import Upsampler, UpsamplerCond
-from unclip.stage import Sampling
 
 from .karlo import CLIP, DECODER, PRIOR, UPSAMPLER, config, random
 
@@ -208,58 +205,6 @@ def test_what_their_configs_cannot_say_is_refused(call, message):
     with pytest.raises(UnclipError) as caught:
         call()
     assert str(caught.value).startswith(message)
-
-
-HUB = {
-    "_class_name": "UnCLIPScheduler",
-    "_diffusers_version": "0.11.0.dev0",
-    "clip_sample": True,
-    "clip_sample_range": 5.0,
-    "num_train_timesteps": 1000,
-    "prediction_type": "sample",
-    "variance_type": "fixed_small_log",
-}
-
-
-def test_schedulers_there_and_back():
-    process, sampling = scheduler_config(HUB, "prior")
-    assert (process.predicts, process.variance, process.time_offset, process.tables) == ("x0", "small", 1, "float32")
-    assert sampling == Sampling(
-        sampler="ddpm", steps=25, spacing="linspace", guidance=4.0, threshold="static", limit=5.0
-    )
-    assert plain(scheduler_json(process, sampling)) == plain(HUB)
-    learned = HUB | {"variance_type": "learned_range", "prediction_type": "epsilon", "clip_sample_range": 1.0}
-    process, sampling = scheduler_config(learned, "decoder")
-    assert (process.predicts, process.variance, sampling.guidance, sampling.limit) == ("eps", "learned", 8.0, 1.0)
-    assert plain(scheduler_json(process, sampling)) == plain(learned)
-    process, sampling = scheduler_config({}, "super_res")
-    assert (process.predicts, process.variance, sampling.steps, sampling.guidance) == ("eps", "small", 7, 1.0)
-    assert diffusers.UnCLIPScheduler(**plain(scheduler_json(process, sampling))).config.clip_sample_range == 1.0
-
-
-@pytest.mark.parametrize("steps", [2, 7, 25, 50])
-def test_our_times_are_the_schedulers(steps):
-    scheduler = diffusers.UnCLIPScheduler()
-    scheduler.set_timesteps(steps)
-    process, sampling = scheduler_config(HUB, "prior")
-    times = Process(process).schedule.times(steps, sampling.spacing)
-    assert [t - 1 for t in times if t > 0] == scheduler.timesteps.tolist()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"prediction_type": "v_prediction"}, "prediction_type = 'v_prediction'; expected 'epsilon' or 'sample'"),
-        ({"beta_schedule": "linear"}, "beta_schedule = 'linear'; expected 'squaredcos_cap_v2'"),
-        ({"clip_sample_range": 0}, "clip_sample_range = 0; expected more"),
-        ({"clip_sample_range": float("nan")}, "clip_sample_range = nan; expected a finite number"),
-        ({"clip_sample_range": float("inf")}, "clip_sample_range = inf; expected a finite number"),
-    ],
-)
-def test_other_schedulers_are_refused(change, message):
-    with pytest.raises(UnclipError) as caught:
-        scheduler_config(HUB | change, "prior")
-    assert str(caught.value) == f"prior_scheduler/scheduler_config.json: {message}"
 
 
 LARGE = {"hidden_size": 768, "intermediate_size": 3072, "projection_dim": 768, "num_attention_heads": 12}

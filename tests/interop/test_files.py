@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save, save_file
 
 from unclip.errors import UnclipError
-from unclip.interop.files import open_openai, open_stats, open_tensors
+from unclip.interop.files import open_stats, open_tensors
+from unclip.interop.openai import open_openai
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.float16)}
 

@@ -12,6 +12,7 @@ from unclip.errors import UnclipError
 from unclip.interop import diffusers_names, native_names
 from unclip.interop.diffusers_configs import decoder_config, prior_config, upsampler_config
 from unclip.interop.entries import given, taken
+from unclip.interop.openai import SIZES
 from unclip.models.prior import Prior
 
 from .karlo import CLIP, DECODER, PRIOR, UPSAMPLER, config, random, rows, shape
@@ -164,11 +165,11 @@ def text_only(whole: ClipConfig) -> ClipConfig:
 
 def test_openai_names_are_open_clips_own():
     net = build_net(CLIP)
-    source = {**net.state_dict(), **{name: torch.tensor(7) for name in native_names.CLIP_IGNORED}}
-    ours = taken(native_names.clip_entries(CLIP), source, "ViT-L-14.pt", native_names.CLIP_IGNORED)
+    source = {**net.state_dict(), **{name: torch.tensor(7) for name in SIZES}}
+    ours = taken(native_names.clip_entries(CLIP), source, "ViT-L-14.pt", SIZES)
     assert ours.keys() == net.state_dict().keys()
     few = native_names.clip_entries(text_only(CLIP))
-    ignored = (*native_names.CLIP_IGNORED, "visual.*")
+    ignored = (*SIZES, "visual.*")
     assert not any(name.startswith("visual.") for name in taken(few, source, "ViT-L-14.pt", ignored))
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from unclip.errors import UnclipError
-from unclip.interop import clips
-from unclip.interop.clips import open_clip_weights, openai_digests
-from unclip.interop.files import open_openai, open_tensors
+from unclip.interop import openai
+from unclip.interop.clips import open_clip_weights
+from unclip.interop.files import open_tensors
+from unclip.interop.openai import open_openai, openai_digests
 
 from .test_files import TENSORS, Write, refused, same
 
@@ -23,7 +24,7 @@ def test_a_program_is_opened_only_if_openai_published_it(program, tmp_path, monk
         patch.setattr(torch.jit, "load", never)
         refused("none that OpenAI published", open_openai, program)
     published = hashlib.sha256(program.read_bytes()).hexdigest()
-    monkeypatch.setattr(clips, "openai_digests", lambda: {published})
+    monkeypatch.setattr(openai, "openai_digests", lambda: {published})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         same(open_openai(program), {"weight": torch.ones(3)})

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +17,10 @@ from unclip.config import to_dict
 from unclip.errors import UnclipError
 from unclip.interop import diffusers_names
 from unclip.interop.entries import copied, taking
-from unclip.interop.files import folder_tensors, kind, open_openai, open_tensors
+from unclip.interop.files import folder_tensors, kind, open_tensors
 from unclip.interop.hub import CLIP_STEMS, await_answer, fetched
 from unclip.interop.jsons import read_json
+from unclip.interop.openai import open_openai
 from unclip.interop.tokenizer_files import read_merges
 from unclip.interop.transformers_configs import clip_config_of
 from unclip.interop.weight_names import STEMS, chosen
@@ -103,13 +103,6 @@ def _tagged(tag: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
     if tag.get("url"):
         await_answer(tag["url"])
     return None
-
-
-def openai_digests() -> frozenset[str]:
-    """SHA-256 of the CLIP files that OpenAI published, from the URLs in open_clip's table of downloads."""
-    names = open_clip.list_pretrained_models_by_tag("openai")
-    urls = " ".join(open_clip.get_pretrained_url(name, "openai") for name in names)
-    return frozenset(re.findall(r"/([0-9a-f]{64})/", urls))
 
 
 def _folder(folder: Path) -> Mapping[str, Tensor]:

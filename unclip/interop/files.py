@@ -19,7 +19,6 @@ from unclip.checkpoint import Lazy, stored
 from unclip.errors import UnclipError
 from unclip.interop.weight_names import PICKLES, STEMS, chosen
 
-SIZES = ("input_resolution", "context_length", "vocab_size")  # what OpenAI's archives hold beside weights
 MIB = 1 << 20
 KINDS = {
     "empty": "an empty file",
@@ -41,7 +40,7 @@ def open_tensors(path: str | Path) -> Mapping[str, Tensor]:
     """
     path = Path(path)
     if path.suffix.lower() == ".safetensors":
-        _expect(path, "safetensors")
+        expect(path, "safetensors")
         return _safetensors(path)
     return _plain(path, _unpickled(path))
 
@@ -61,26 +60,6 @@ def open_stats(path: str | Path) -> tuple[Float[Tensor, " d"], Float[Tensor, " d
             f"{path}: expected a mean [d] and a std [d] above 0; got {list(mean.shape)}, {list(std.shape)}"
         )
     return mean, std
-
-
-def open_openai(path: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of a CLIP as OpenAI published it (ViT-L-14.pt and its siblings), in half precision.
-
-    Such a file is a program, and is opened only where its SHA-256 is one that OpenAI published; else raises UnclipError.
-    """
-    from unclip.interop.clips import openai_digests  # the house's one importer of open_clip here
-
-    path = Path(path)
-    _expect(path, "script")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found not in openai_digests():
-        told = f"a TorchScript archive, a program, and none that OpenAI published (SHA-256 {found[:12]}...)"
-        raise UnclipError(f"{path}: {told}; get OpenAI's own file, or a state dict as .safetensors")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated, and this file remains
-        tensors = torch.jit.load(str(path), map_location="cpu").state_dict()
-    return {name: tensor.detach() for name, tensor in tensors.items() if name not in SIZES}
 
 
 def folder_tensors(folder: str | Path, stems: Sequence[str] = STEMS) -> Mapping[str, Tensor]:
@@ -151,7 +130,7 @@ def kind(path: Path) -> str:
     return "pickle" if start[:1] == b"\x80" else "unknown" if start else "empty"
 
 
-def _expect(path: Path, wanted: str) -> None:
+def expect(path: Path, wanted: str) -> None:
     """Raises UnclipError for a file that is of another kind."""
     found = kind(path)
     if found != wanted:
@@ -194,7 +173,7 @@ def _unpickled(path: Path) -> Any:
     """What a pickle of torch.save holds, plain values only."""
     if path.suffix.lower() not in PICKLES:
         raise UnclipError(f"{path}: expected a name that ends in one of .safetensors, {', '.join(PICKLES)}")
-    _expect(path, "pickle")
+    expect(path, "pickle")
     with _refusing(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of rare pickles, which are read or refused all the same
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

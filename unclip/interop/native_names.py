@@ -16,8 +16,6 @@ from unclip.models.unet import Layer, UNet
 from unclip.models.upsampler import Upsampler, UpsamplerConfig
 from unclip.nn.resblock import AttentionBlock, ResBlock
 
-CLIP_IGNORED = ("input_resolution", "context_length", "vocab_size")
-"""Numbers that OpenAI's archives hold beside the weights."""
 STATS = ("clip_mean", "clip_std")
 """The two tensors of the stats file, which are part of the prior."""
 KERNEL = "i 1 <-> i"

@@ -15,9 +15,10 @@ from unclip.folder import Box, SystemConfig
 from unclip.interop import diffusers_configs, diffusers_names, native_configs, native_names
 from unclip.interop.diffusers_schedulers import scheduler_config
 from unclip.interop.entries import Entry, taking
-from unclip.interop.files import digest, folder_tensors, open_openai, open_stats, open_tensors
+from unclip.interop.files import digest, folder_tensors, open_stats, open_tensors
 from unclip.interop.jsons import read_json
 from unclip.interop.native_configs import KARLO, STAGES, NativeShape
+from unclip.interop.openai import SIZES, open_openai
 from unclip.interop.tokenizer_files import read_merges
 from unclip.interop.transformers_configs import clip_config, processed
 from unclip.interop.weight_names import chosen
@@ -29,7 +30,7 @@ PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline", *PRIORS)
 NATIVE = {"prior": "prior[-_]*.ckpt", "decoder": "decoder-*.ckpt", "upsampler": "*sr-*.ckpt", "stats": "*_stats.th"}
 KANDINSKY = "prior_fp16.ckpt"
 NATIVE_CLIP = ("ViT-L-14.pt", "ViT-L-14.safetensors")
-IGNORED = (*diffusers_names.IGNORED, *native_names.CLIP_IGNORED)
+IGNORED = (*diffusers_names.IGNORED, *SIZES)
 
 
 def diffusers_box(folder: Path, pictures: Path | None = None) -> Box:

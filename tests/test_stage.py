@@ -111,6 +111,17 @@ def test_thresholds_keep_estimates_inside_their_limit(stage, threshold):
     assert clips == (threshold == "static")
 
 
+def test_shrunk_estimates_are_those_nearer_to_zero_and_an_inversion_knows_none(stage):
+    free, nearer = (
+        one.denoiser(cond(True), cond(False))(noise()(), 1000)
+        for one in (stage.at(threshold="none"), stage.at(threshold="none", shrink=0.3))
+    )
+    assert torch.allclose(nearer.x0, torch.nn.functional.softshrink(free.x0, 0.3))
+    x0 = free.x0.clamp(-1, 1).float()
+    ends = [list(one.invert(cond(True), x0))[-1].x for one in (stage.at(steps=2), stage.at(steps=2, shrink=0.3))]
+    assert torch.equal(*ends)
+
+
 class Erring(torch.nn.Module):
     """The exact noise of pictures of variance 0.25, a hundredth of it wrong."""
 

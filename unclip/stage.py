@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unclip.checkpoint import Weights
 from unclip.config import NonNegativeFloat, Positive, PositiveFloat, Share, build, config
-from unclip.diffusion.guidance import Denoiser, clipped, dynamic_threshold, guided, plain
+from unclip.diffusion.guidance import Denoiser, clipped, dynamic_threshold, guided, plain, shrunk
 from unclip.diffusion.inpainting import Known, repaint
 from unclip.diffusion.process import Process, ProcessConfig
 from unclip.diffusion.samplers import Step, ddim_invert, sample
@@ -33,7 +33,9 @@ class Sampling:
 
     `guidance` 1 is none. `interval` limits guidance to times between two shares of T. `threshold` keeps estimates of x0
     within ±`limit`: "static" clips, "dynamic" (arXiv 2205.11487, section 2.3) scales by the `percentile` of |x0|.
-    `level` is the noise that an upsampler built for it adds to its low-res picture (standard deviation, 0 is best in FID).
+    `shrink` brings every number of an estimate so much nearer to 0 (`shrunk`): for upsamplers that draw a residual, by about
+    what their nets err where nothing is to be added. `level` is the noise that an upsampler built for it adds to its low-res
+    picture (standard deviation, 0 is best in FID).
     """
 
     sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = "ddim"
@@ -46,6 +48,7 @@ class Sampling:
     limit: PositiveFloat = 1.0
     percentile: Share = 0.995
     level: Share = 0.0
+    shrink: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
         if self.interval is not None and self.interval[0] >= self.interval[1]:
@@ -87,13 +90,15 @@ class Stage(Generic[N]):
         return [top, *(t for t in times if t < top)]
 
     def denoiser(self, cond: Any, uncond: Any = None) -> Denoiser:
-        """The stage's estimate of x0 from (x_t, t) under `cond`, guided away from `uncond`, thresholded."""
+        """The stage's estimate of x0 from (x_t, t) under `cond`, guided away from `uncond`, shrunk, thresholded."""
         how = self.sampling
         cond = self._prepare(cond)
         if how.guidance == 1 or uncond is None:
             denoise = plain(self._call, self.process, cond)
         else:
             denoise = guided(self._call, self.process, cond, self._prepare(uncond), how.guidance, how.interval)
+        if how.shrink:
+            denoise = shrunk(denoise, how.shrink)
         if how.threshold == "static":
             return clipped(denoise, how.limit)
         return dynamic_threshold(denoise, how.percentile, how.limit) if how.threshold == "dynamic" else denoise
@@ -112,7 +117,7 @@ class Stage(Generic[N]):
 
     def invert(self, cond: Any, x0: Float[Tensor, "b ..."]) -> Iterator[Step]:
         """The steps from data to the x_T that DDIM leads back from, unguided and unclipped (2105.05233, app. F)."""
-        bare = self.at(guidance=1.0, threshold="none")
+        bare = self.at(guidance=1.0, threshold="none", shrink=0.0)
         return ddim_invert(bare.denoiser(cond), x0, bare.times, self.process.schedule)
 
     def at(self, **changes: Any) -> "Stage[N]":

@@ -1,12 +1,13 @@
 """Guidance, thresholding and switching of denoisers."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from unclip.diffusion.guidance import clipped, dynamic_threshold, guided, plain
+from unclip.diffusion.guidance import clipped, dynamic_threshold, guided, plain, shrunk
 from unclip.diffusion.process import Denoised, Process, ProcessConfig
 from unclip.errors import UnclipError
 
@@ -101,6 +102,23 @@ def test_thresholds():
     torch.testing.assert_close(middle.x0, torch.stack([x0[0].clamp(-1, 1) / 2, x0[1].clamp(-0.5, 0.5)]))
     assert static.var_frac is var_frac
     assert dynamic.var_frac is var_frac
+
+
+def test_shrinking_brings_what_is_small_to_zero_and_the_rest_nearer():
+    x0, var_frac = torch.tensor([[0.05, -0.3, 2.0, -0.1]]), torch.rand(1, 4)
+    found = shrunk(lambda x, t: Denoised(x0, var_frac=var_frac), 0.1)(x0, 5)
+    torch.testing.assert_close(found.x0, torch.tensor([[0.0, -0.2, 1.9, 0.0]]))
+    assert found.var_frac is var_frac
+
+
+def test_shrinking_finds_sparse_numbers_under_noise():
+    """The solved problem (10.1109/18.382009): of n numbers, few of them not 0, under noise of deviation s, sqrt(2 log n) s."""
+    rng = torch.Generator().manual_seed(0)
+    truth = 5 * (torch.rand(1, 10_000, generator=rng) < 0.01)
+    seen = truth + 0.3 * torch.randn(truth.shape, generator=rng)
+    found = shrunk(lambda x, t: Denoised(seen), 0.3 * math.sqrt(2 * math.log(10_000)))(seen, 5).x0
+    assert (found[truth == 0] != 0).sum() <= 5
+    assert (found - truth).square().mean() < (seen - truth).square().mean() / 4
 
 
 def test_dynamic_threshold_takes_pictures_of_any_size():

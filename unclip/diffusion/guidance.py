@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import softshrink
 
 from unclip.diffusion.process import Denoised, Process
 from unclip.errors import UnclipError
@@ -86,6 +87,19 @@ def dynamic_threshold(denoise: Denoiser, percentile: float = 0.995, limit: float
         return replace(estimate, x0=_squeezed(estimate.x0, percentile, limit))
 
     return threshold
+
+
+def shrunk(denoise: Denoiser, by: float) -> Denoiser:
+    """The denoiser with every number of its estimates `by` nearer to 0, or 0: soft thresholding (10.1109/18.382009).
+
+    Of a residual that is 0 almost everywhere a net's estimate is not quite 0; what stands out of that is kept.
+    """
+
+    def shrink(x: Tensor, t: int) -> Denoised:
+        estimate = denoise(x, t)
+        return replace(estimate, x0=softshrink(estimate.x0, by))
+
+    return shrink
 
 
 def _call(net: Net, process: Process, cond: Any, x: Tensor, t: int) -> Tensor:

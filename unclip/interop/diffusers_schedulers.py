@@ -74,6 +74,8 @@ def scheduler_json(process: ProcessConfig, sampling: Sampling) -> dict[str, Any]
         refuse("process", "variance", process.variance, " or ".join(map(repr, variances)))
     if sampling.threshold == "dynamic":
         refuse("sampling", "threshold", "dynamic", "'static' or 'none'")
+    if sampling.shrink:
+        refuse("sampling", "shrink", sampling.shrink, "0")
     return {
         "_class_name": "UnCLIPScheduler",
         "num_train_timesteps": process.timesteps,

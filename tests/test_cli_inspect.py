@@ -31,6 +31,14 @@ def test_inspect_tells_how_a_system_draws_variations(cli):
     assert (code, out.splitlines()[-1]) == (0, told)
 
 
+def test_inspect_tells_how_much_residuals_are_shrunk(cli, folder):
+    shrinks = [table["shrink"] for table in boxed("demo").config.sampling.upsamplers]
+    lines = cli("inspect", "demo")[1].splitlines()
+    ends = [line.rpartition(", ")[2] for line in lines if "upsampler-" in line]
+    assert ends == [f"shrink {by:g}" for by in shrinks] != []
+    assert "shrink" not in cli("inspect", folder)[1]
+
+
 def test_inspect_tells_what_a_system_holds(cli, folder):
     code, out, err = cli("inspect", folder)
     assert (code, err) == (0, "")

@@ -70,7 +70,7 @@ def _system(folder: Path) -> str:
         how = stage.sampling
         lines.append(
             f"  {stage.name}: {count:,} parameters, predicts {stage.process.config.predicts};"
-            f" {how.sampler}, {how.steps} steps, guidance {how.guidance:g}"
+            f" {how.sampler}, {how.steps} steps, guidance {how.guidance:g}{f', shrink {how.shrink:g}' if how.shrink else ''}"
         )
     kept = f"{len(parts.pca.components)} principal components" if parts.pca else "no principal components"
     lines.append(f"  one picture is the best of {parts.config.best_of} small ones; {kept}")

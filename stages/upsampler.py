@@ -57,6 +57,10 @@ class UpsamplerRun:
             raise ValueError("upsamplers are trained with a fixed variance; leave learned_variance out")
         if self.model.residual and self.sampling.threshold != "none":
             raise ValueError('model.residual: what is diffused is no picture; set sampling.threshold = "none"')
+        if self.sampling.shrink and not self.model.residual:
+            raise ValueError(
+                "sampling.shrink is for residuals, and model.residual is not set: pictures would turn grey"
+            )
         if self.model.level != (self.degrade.noise_level > 0):
             raise ValueError("model.level = true and degrade.noise_level > 0 go together: the net is told the level")
         if self.objective.crop % self.model.scale:

@@ -1,4 +1,4 @@
-"""The commands that begin with a picture: what they write, and that no bad file ends in a traceback."""
+"""The commands that begin with a picture: what they write, and what makes no sense is one line."""
 
 import json
 

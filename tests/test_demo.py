@@ -9,9 +9,10 @@ import torch
 from tools.reader import open_reader, read
 from tools.world import render, sample
 from unclip.errors import UnclipWarning
-from unclip.images import to_pil, to_tensor
+from unclip.images import resize, to_pil, to_tensor
 from unclip.places import located
 from unclip.system import UnCLIP
+from unclip.upsampling import upsample
 
 from . import demo_goldens as golden
 
@@ -39,6 +40,16 @@ def near(drawn, name):
 
 def test_the_decoder_draws_its_golden(demo):
     near(golden.small(demo, golden.embeddings()["image"]), "decoder")
+
+
+def test_where_the_upsamplers_have_nothing_to_add_they_add_nothing(demo):
+    """Soft thresholding leaves exact zeros, which a net by itself does not."""
+    small = golden.picture("decoder")
+    exact = []
+    for stage in (demo.upsamplers[0], demo.upsamplers[0].at(shrink=0.0)):
+        added = upsample(stage, small, [golden.SEED], 1) - resize(small, 256).clamp(-1, 1)
+        exact.append((added.abs() < 1e-6).float().mean().item())
+    assert exact[0] > 0.3 > 0.01 > exact[1]
 
 
 def test_the_upsamplers_draw_theirs(demo):

@@ -1,5 +1,7 @@
 """Inpainting: what a mask keeps is kept exactly, whatever kind of picture it is; what makes no sense is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from PIL import Image
 from unclip.drawing import Paint
 from unclip.errors import UnclipError
 from unclip.images import square, to_tensor
+from unclip.system import UnCLIP
 
-from .systems import CAPTIONS, SIZES
+from .systems import CAPTIONS, SIZES, write_system, write_upsampler
 from .test_manipulations import SMALL, apart, pixels
 
 
@@ -28,6 +31,23 @@ def test_inpainting_keeps_known_pixels_exactly_at_every_size(system, size):
     same = (pixels(one) == truth).all(axis=2)
     assert same[~margin.numpy()].all()
     assert not same[painted.numpy()].all()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_shrunk_residuals_keep_known_pixels_too(tmp_path, steps):
+    write_system(tmp_path)
+    write_upsampler(tmp_path, SIZES[1], steps, residual=0.1)
+    system = UnCLIP.from_pretrained(tmp_path, "cpu")
+    shrunk = tuple(stage.at(threshold="none", shrink=0.3) for stage in system.upsamplers[:1])
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    mask = Image.new("L", image.size, 0)
+    mask.paste(255, (8, 8, 40, 40))
+    drawn = replace(system, upsamplers=shrunk).inpaint(
+        image, mask, CAPTIONS[0], seeds=[0], size=SIZES[1], rounds=2, steps=3
+    )
+    same = (pixels(next(drawn)) == pixels(image)).all(axis=2)
+    assert same[pixels(mask) == 0].all()
+    assert not same[8:40, 8:40].all()
 
 
 @pytest.mark.parametrize("size", [8, 16, 40, 64, 100])

@@ -1,6 +1,7 @@
 """Recipes: what they replay, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -77,3 +78,17 @@ def test_a_replay_under_other_sampling_is_refused(system, pictures):
     sampling = one.recipe["sampling"] | {"decoder": one.recipe["sampling"]["decoder"] | {"spacing": "linspace"}}
     with pytest.raises(UnclipError, match=r"samples otherwise \(decoder.spacing\)"):
         system.replay(one.recipe | {"sampling": sampling}, [pictures[0]])
+
+
+def test_a_recipe_from_before_a_setting_was_there_replays(system, pictures):
+    (one,) = system.vary(pictures[0], seeds=[5], **SMALL)
+    tables = one.recipe["sampling"]
+    before = {
+        name: {key: x for key, x in table.items() if key != "shrink"} if isinstance(table, dict) else table
+        for name, table in tables.items()
+    }
+    assert before != tables
+    assert apart(next(system.replay(one.recipe | {"sampling": before}, [pictures[0]])), one) <= 1
+    shrinking = replace(system, decoder=system.decoder.at(shrink=0.1))
+    with pytest.raises(UnclipError, match=r"samples otherwise \(decoder.shrink\)"):
+        shrinking.replay(one.recipe | {"sampling": before}, [pictures[0]])

@@ -9,9 +9,10 @@ from typing import Any, SupportsIndex
 
 import torch
 
-from unclip.config import differences
+from unclip.config import differences, to_dict
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.sources import Given, Source, check_source, check_text, mask_source, restored, source
+from unclip.stage import Sampling
 from unclip.version import VERSION
 
 Seeds = Iterable[SupportsIndex]
@@ -122,8 +123,13 @@ def check_maker(recipe: Mapping[str, Any], weights: Mapping[str, str], made_by: 
 
 
 def check_sampling(recipe: Mapping[str, Any], sampling: Mapping[str, Any], noise: str) -> None:
-    """Raises UnclipError when a system draws otherwise than a recipe says."""
-    then = {**recipe["sampling"], "noise": recipe.get("noise")}
+    """Raises UnclipError when a system draws otherwise than a recipe says.
+
+    Settings that the recipe's version did not have yet stood where they stand by default.
+    """
+    usual = to_dict(Sampling())
+    then = {name: usual | table if isinstance(table, Mapping) else table for name, table in recipe["sampling"].items()}
+    then |= {"noise": recipe.get("noise")}
     if changed := differences(then, {**sampling, "noise": noise}):
         raise UnclipError(
             f"this system samples otherwise ({', '.join(changed)}); give the picture's own system.toml or --arithmetic"

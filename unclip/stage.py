@@ -33,9 +33,9 @@ class Sampling:
 
     `guidance` 1 is none. `interval` limits guidance to times between two shares of T. `threshold` keeps estimates of x0
     within ±`limit`: "static" clips, "dynamic" (arXiv 2205.11487, section 2.3) scales by the `percentile` of |x0|.
-    `shrink` brings every number of an estimate so much nearer to 0 (`shrunk`): for upsamplers that draw a residual, by about
-    what their nets err where nothing is to be added. `level` is the noise that an upsampler built for it adds to its low-res
-    picture (standard deviation, 0 is best in FID).
+    `level` is the noise that an upsampler built for it adds to its low-res picture (standard deviation, 0 is best in FID).
+    `shrink`, for upsamplers that draw a residual, brings every number of every estimate so much nearer to 0 (`shrunk`), in
+    units of what is diffused, which is the residual divided by `model.residual`.
     """
 
     sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = "ddim"

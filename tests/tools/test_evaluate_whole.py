@@ -30,6 +30,8 @@ def test_a_report(tmp_path):
     sizes = {"64 px", "256 px", "256 px, bicubic", "1024 px", "1024 px, bicubic"}
     assert set(found["upsampled"]) == sizes
     assert found["upsampler-256"]["clean"]["PSNR, bicubic"]["value"] > 25
+    shrunk = [found["upsampler-256 shrunk"][key]["PSNR gain, clean"]["value"] for key in ("0", "0.2")]
+    assert shrunk[0] < shrunk[1]
     assert len(found["sweep"]["points"]) == 30
     assert found["sweep"]["best"] in found["sweep"]["points"]
     # the same prompts and seeds: what the system draws is that best of so many

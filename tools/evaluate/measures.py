@@ -148,9 +148,10 @@ def enlargement(work: Work, count: int) -> None:
         work.say(stage.name, found, report.numbers(f"{stage.name} beside bicubic ({number} squares)", found))
         rows = [made.bicubic[:6], made.drawn[:6], made.truth[:6]]
         report.pictures(work.out / f"{stage.name}.png", torch.cat(rows), columns=6)
-        swept = upsamplers.shrinks(stage, number, degrade)
-        title = f"{stage.name}: its residual shrunk; it draws with {stage.sampling.shrink:g} ({number} other squares)"
-        work.say(f"{stage.name} shrunk", swept, report.numbers(title, swept))
+        if stage.net.config.residual:
+            swept = upsamplers.shrinks(stage, number, degrade)
+            title = f"{stage.name} by how much its residual is shrunk, on {number} other squares; it draws with"
+            work.say(f"{stage.name} shrunk", swept, report.numbers(f"{title} {stage.sampling.shrink:g}", swept))
     if not work.system.upsamplers:
         return
     columns = _enlarged(work, work.iid[:number])

@@ -66,6 +66,7 @@ PLAIN = {
 }
 
 
+@pytest.mark.timeout(900)  # 160 pictures, three minutes on a core without AVX-512
 def test_five_prompts_read_back_right(demo):
     """The attribute reader, which knows nothing of CLIP, sees what was asked for in most of the seeds 0 to 3."""
     reader = open_reader(located("demo") / "reader.safetensors")

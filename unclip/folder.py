@@ -181,6 +181,9 @@ def _check(parts: Parts, folder: str) -> None:
                 f" {parts.clip.fingerprint[:12]}; use matching files, or set allow_mixed_clip = true in {FILE}"
             )
     readers = [stage for stage in (parts.prior, parts.decoder) if stage is not None]
+    for stage in (*readers, *parts.upsamplers):
+        if stage.sampling.shrink and getattr(stage.net.config, "residual", None) is None:
+            raise UnclipError(f"{folder}: sampling of the {stage.name}: shrink is for upsamplers that draw a residual")
     for stage in readers:
         _check_text(stage, parts.clip, folder)
     dims = {parts.clip.config.embed_dim, *(stage.net.config.image_emb for stage in readers)}

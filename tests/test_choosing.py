@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from unclip.choosing import agreement, picked
-from unclip.clip import Clip
+from unclip.clip import Clip, Text
+from unclip.conditioning import Prompts
 from unclip.drawing import Picture, tries_at_once
 from unclip.errors import UnclipWarning
 from unclip.images import to_tensor
 from unclip.noise import redrawn
 from unclip.system import UnCLIP
 
-WORDS = {"size": 16, "best_of": 4}
+WEIGHT = 3.0
+WORDS = {"size": 16, "best_of": 4, "text_weight": WEIGHT}
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +37,20 @@ class Brightness(Clip):
         return torch.stack([half.mean(dim=(1, 2, 3)) for half in images.chunk(2, dim=-1)], dim=1)
 
 
-def test_agreement_is_the_cosine_with_what_a_picture_was_drawn_from():
+def told(*words: str, emb: tuple[float, float]) -> Prompts:
+    return Prompts(words, Text(torch.tensor([emb]).expand(len(words), 2), None, None))
+
+
+def test_agreement_is_the_cosine_with_what_a_picture_was_drawn_from_and_with_its_text():
     left, right = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
     left[..., :2], right[..., 2:] = 1, 1
     both = torch.cat([left, right])
     first, second = torch.tensor([[1.0, 0.0]]).expand(2, 2), torch.tensor([[0.0, 3.0]]).expand(2, 2)
-    assert agreement(Brightness(), both, first).tolist() == [1.0, 0.0]
-    assert agreement(Brightness(), 3 * both, second).tolist() == [0.0, 1.0]
+    words = told("on the right", "on the right", emb=(0.0, 2.0))
+    assert agreement(Brightness(), both, first, words, 0.0).tolist() == [1.0, 0.0]
+    assert agreement(Brightness(), 3 * both, second, words, 0.0).tolist() == [0.0, 1.0]
+    assert agreement(Brightness(), both, first, words, 0.5).tolist() == [1.0, 0.5]
+    assert agreement(Brightness(), both, first, told("on the right", " ", emb=(0.0, 2.0)), 0.5).tolist() == [1.0, 0.0]
     assert torch.equal(picked([left, right], torch.tensor([1])), right)
 
 
@@ -55,17 +64,18 @@ def test_the_best_of_one_is_the_picture_itself(system):
 def test_the_best_is_the_picture_of_one_of_the_seeds_and_the_likest(system, style):
     """To the last bit, in every size: also where one thread of noise runs through all stages."""
     system = dataclasses.replace(system, config=dataclasses.replace(system.config, noise=style))
+    text = system.clip.text(["a red cube"]).emb[0]
 
     def score(picture: Picture) -> float:
         seen = system.clip.image_emb(to_tensor(picture.image)[None])
-        return float(seen @ picture.image_emb)
+        return float(seen @ picture.image_emb + WEIGHT * seen @ text)
 
     apart = [next(system.generate("a red cube", [redrawn(5, k)], size=16)) for k in range(4)]
     order = sorted(range(4), key=lambda k: score(apart[k]), reverse=True)
     made = next(system.generate("a red cube", [5], batch=1, **WORDS))
     assert made.image.tobytes() == apart[order[0]].image.tobytes()
     assert torch.equal(made.image_emb, apart[order[0]].image_emb)
-    large = next(system.generate("a red cube", [5], batch=1, size=64, best_of=4))
+    large = next(system.generate("a red cube", [5], batch=1, **WORDS | {"size": 64}))
     alone = next(system.generate("a red cube", [redrawn(5, order[0])], size=64))
     assert large.image.tobytes() == alone.image.tobytes()
 
@@ -104,8 +114,23 @@ def test_the_recipe_replays_it_and_the_plan_counts_it(system):
     made = system.generate("a red cube", [11], batch=1, **WORDS)
     assert made.plan["decoder"] == 4 * system.decoder.sampling.steps
     picture = next(made)
-    assert picture.recipe["settings"]["best_of"] == 4
+    told = picture.recipe["settings"]
+    assert (told["best_of"], told["text_weight"]) == (4, WEIGHT)
     assert next(system.replay(picture.recipe, batch=1)).image.tobytes() == picture.image.tobytes()
+
+
+def test_a_recipe_from_before_the_text_had_a_part_replays_without(system):
+    asked = {"batch": 1, "size": 16, "best_of": 4}
+    seed = next(
+        seed
+        for seed in range(40)
+        if not torch.equal(*(pictures(system, "a red cube", [seed], **asked, text_weight=w) for w in (0, 9)))
+    )
+    (before,) = system.generate("a red cube", [seed], **asked, text_weight=0)
+    settings = {name: x for name, x in before.recipe["settings"].items() if name != "text_weight"}
+    heavy = dataclasses.replace(system, config=dataclasses.replace(system.config, text_weight=9.0))
+    assert next(heavy.generate("a red cube", [seed], **asked)).image.tobytes() != before.image.tobytes()
+    assert next(heavy.replay(before.recipe | {"settings": settings}, batch=1)).image.tobytes() == before.image.tobytes()
 
 
 def test_where_noise_is_the_pictures_own_nothing_is_chosen(system):

@@ -8,16 +8,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unclip.clip import Clip
+from unclip.conditioning import Prompts
 
 
-def agreement(clip: Clip, pictures: Float[Tensor, "b c h w"], image_emb: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-    """The cosine of each picture's CLIP embedding with `image_emb`, which it was drawn from.
+def agreement(
+    clip: Clip,
+    pictures: Float[Tensor, "b c h w"],
+    image_emb: Float[Tensor, "b d"],
+    prompts: Prompts,
+    text_weight: float,
+) -> Float[Tensor, " b"]:
+    """The cosine of each picture's CLIP embedding with `image_emb`, which it was drawn from, and `text_weight` times that with
+    its prompt's.
 
-    The text has no part in it: the prior has read that, word by word. CLIP's one vector of a text tells less of it, and would
-    choose, of all that fit, the look that it takes for typical. Raises UnclipError when this CLIP reads texts only.
+    The prior may have misread the text, and the first alone finds the picture truest to the mistake. An empty prompt has no
+    part in it. Raises UnclipError when this CLIP reads texts only.
     """
     seen = clip.image_emb(pictures.clamp(-1, 1))
-    return F.cosine_similarity(seen, image_emb.to(seen))
+    told = torch.where(prompts.keep.to(seen.device), F.cosine_similarity(seen, prompts.text.emb.to(seen)), 0)
+    return F.cosine_similarity(seen, image_emb.to(seen)) + text_weight * told
 
 
 def picked(tries: Sequence[Float[Tensor, "b ..."]], which: Int[Tensor, " b"]) -> Float[Tensor, "b ..."]:

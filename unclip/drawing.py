@@ -16,6 +16,7 @@ from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.diffusion.inpainting import Known
 from unclip.errors import UnclipError
+from unclip.folder import SystemConfig
 from unclip.images import resize, square, to_pil
 from unclip.models.decoder import Decoder, DecoderCond
 from unclip.models.upsampler import Upsampler
@@ -99,7 +100,7 @@ class Parts(Protocol):
     @property
     def upsamplers(self) -> tuple[Stage[Upsampler], ...]: ...
     @property
-    def best_of(self) -> int: ...
+    def config(self) -> SystemConfig: ...
     def seeded(self, seed: int) -> Seed: ...
 
 
@@ -124,12 +125,12 @@ def drawn(
 ) -> Iterator[Picture]:
     """Pictures of the starts, `size` at once, each as soon as its batch is finished.
 
-    Of the small pictures of `parts.best_of` seeds, each made anew from its embedding on, only the best is enlarged.
+    Of the small pictures of `parts.config.best_of` seeds, each made anew from its embedding on, only the best is enlarged.
     """
     while batch := list(islice(starts, size)):
-        groups = tries_at_once(parts.best_of, len(batch), size)
+        groups = tries_at_once(parts.config.best_of, len(batch), size)
         tries = [one for group in groups for one in _tries(parts, batch, group, negative, on_step)]
-        small = tries[0] if len(tries) == 1 else _best(parts.clip, tries)
+        small = tries[0] if len(tries) == 1 else _best(parts, batch, tries)
         x = small.x
         for stage in parts.upsamplers:
             known = _known(batch, stage.net.config.size)
@@ -173,9 +174,10 @@ def _small(parts: Parts, starts: Sequence[Start], negative: str, on_step: OnStep
     return Small(finish(parts.decoder, parts.decoder.run(cond, noise, uncond, known), on_step), emb, seeds)
 
 
-def _best(clip: Clip, tries: Sequence[Small]) -> Small:
-    """Row by row, the try whose picture CLIP finds most like the embedding it was drawn from; the first of equals."""
-    scores = [agreement(clip, one.x, one.image_emb) for one in tries]
+def _best(parts: Parts, starts: Sequence[Start], tries: Sequence[Small]) -> Small:
+    """Row by row, the try whose picture CLIP finds most like what it was drawn from; the first of equals."""
+    prompts, weight = read(parts.clip, [start.prompt for start in starts]), parts.config.text_weight
+    scores = [agreement(parts.clip, one.x, one.image_emb, prompts, weight) for one in tries]
     which = torch.stack(scores).argmax(dim=0)
     seeds = [tries[int(k)].seeds[row] for row, k in enumerate(which)]
     x, emb = (picked([getattr(one, name) for one in tries], which) for name in ("x", "image_emb"))

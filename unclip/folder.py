@@ -13,7 +13,7 @@ from pydantic import Field
 
 from unclip.checkpoint import Header, Weights, weights
 from unclip.clip import Clip
-from unclip.config import Positive, build, config, load
+from unclip.config import NonNegativeFloat, Positive, build, config, load
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.latents import Pca
 from unclip.loading import Shelf
@@ -40,7 +40,8 @@ class SystemConfig:
     """The contents of `system.toml`: files beside it, and where wanted other sampling than these recommend.
 
     `pca` holds principal components of CLIP's embeddings. `candidates` is how many embeddings the prior draws to keep the
-    best, `best_of` how many small pictures are drawn for CLIP to keep the best; with prior = "" pictures are made
+    best, `best_of` how many small pictures are drawn for CLIP to keep the best, in whose choice likeness to the prompt
+    counts `text_weight`, that to the embedding 1; with prior = "" pictures are made
     from pictures only. `noise` is how it is drawn: from a stream of its own for
     each stage and picture, or from one per picture as "diffusers" or "native" Karlo do. `allow_mixed_clip` lets stages
     through that were trained on the embeddings of different CLIPs. `subject` says what the system can draw; `words` are
@@ -56,6 +57,7 @@ class SystemConfig:
     pca: str | None = None
     candidates: Positive = 2
     best_of: Positive = 1
+    text_weight: NonNegativeFloat = 1.0
     noise: Style = "streams"
     subject: str = ""
     words: tuple[str, ...] = ()

@@ -9,8 +9,9 @@ from typing import Any, SupportsIndex
 
 import torch
 
-from unclip.config import differences, to_dict
+from unclip.config import build, differences, to_dict
 from unclip.errors import UnclipError, UnclipWarning
+from unclip.settings import Settings
 from unclip.sources import Given, Source, check_source, check_text, mask_source, restored, source
 from unclip.stage import Sampling
 from unclip.version import VERSION
@@ -104,6 +105,11 @@ def check_recipe(recipe: Any, commands: Collection[str]) -> None:
         raise UnclipError(f"the recipe is damaged: {(wrong or ['sources'])[0]!r} is of the wrong kind")
     if recipe["command"] not in commands:
         raise UnclipError(f"the recipe's command is {recipe['command']!r}; this version knows {', '.join(commands)}")
+
+
+def recipe_settings(recipe: Mapping[str, Any]) -> Settings:
+    """The settings of a recipe; one that its version did not have yet had no effect. Raises UnclipError for unknown ones."""
+    return build(Settings, {"text_weight": 0.0} | recipe["settings"], "the recipe's settings")
 
 
 def check_maker(recipe: Mapping[str, Any], weights: Mapping[str, str], made_by: Mapping[str, Any]) -> None:

@@ -44,7 +44,10 @@ class Settings:
     candidates
         Embeddings that the prior draws for a picture; the best match of the prompt is kept.
     best_of
-        Seeds whose small pictures are drawn for one; that which CLIP finds most like the embedding it came from is enlarged.
+        Seeds whose small pictures are drawn for one; that which CLIP finds most like the embedding it came from, and like its
+        prompt, is enlarged.
+    text_weight
+        How much likeness to the prompt counts in that choice, where likeness to the embedding counts 1.
     upsampler_steps
         Sampling steps of each upsampler.
     """
@@ -60,6 +63,7 @@ class Settings:
     prior_steps: Count | None = None
     candidates: Count | None = None
     best_of: Count | None = None
+    text_weight: Amount | None = None
     upsampler_steps: Count | None = None
 
     @property

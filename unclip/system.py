@@ -186,7 +186,7 @@ class UnCLIP:
         """
         requests.check_recipe(recipe, MANIPULATIONS)
         requests.check_maker(recipe, self.identity.get("weights", {}), made_by(self.decoder.device, self.decoder.dtype))
-        chosen = build(Settings, recipe["settings"], "the recipe's settings")
+        chosen = requests.recipe_settings(recipe)
         requests.check_sampling(recipe, self.at(self.resolve(chosen)).sampling, self.config.noise)
         sources, jobs = requests.recipe_sources(recipe, given), [(recipe["options"], recipe["seed"])]
         return self.manipulate(recipe["command"], sources, jobs, **drawing, **to_dict(chosen))
@@ -217,11 +217,6 @@ class UnCLIP:
         pictures = drawn(system, starts, batch, partial(system._recipe, name, chosen), chosen.negative, on_step)
         return Pictures(pictures, choices.plan(system, chosen, made, given, batch))
 
-    @property
-    def best_of(self) -> int:
-        """How many small pictures are drawn for one."""
-        return self.config.best_of
-
     def seeded(self, seed: int) -> Seed:
         """What a picture's noise is drawn from."""
         return seeded(self.config.noise, seed, self.decoder.dtype)
@@ -232,8 +227,7 @@ class UnCLIP:
 
     def at(self, settings: Settings) -> "UnCLIP":
         """This system with its stages' sampling, and as many upsamplers, as the settings ask for."""
-        config = dataclasses.replace(self.config, best_of=settings.best_of or self.best_of)
-        return dataclasses.replace(self, config=config, **choices.chosen(self, settings))
+        return dataclasses.replace(self, **choices.chosen(self, settings))
 
     def _bench(self, on_step: OnStep) -> Bench:
         weights = {role: mark for role, mark in self.identity.get("weights", {}).items() if role in ("clip", "decoder")}

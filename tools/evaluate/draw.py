@@ -68,7 +68,7 @@ def pictures(
     drawn = []
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
-        found, scores = tries(system, mode, part, range(start, start + len(part)), system.best_of)
+        found, scores = tries(system, mode, part, range(start, start + len(part)), system.config.best_of)
         drawn.append(picked(list(found), scores.argmax(dim=0)))
         progress(len(part))
     return torch.cat(drawn)
@@ -91,7 +91,8 @@ def tries(
         others = [redrawn(seed, k) for seed in seeds]
         emb = _embedding(system, mode, part, told, others)
         found.append(decoded(system, told, emb, others, keep_image, keep_text))
-        scores.append(agreement(system.clip, found[-1], emb if keep_image else told.text.emb))
+        like = emb if keep_image else told.text.emb
+        scores.append(agreement(system.clip, found[-1], like, told, system.config.text_weight if keep_text else 0.0))
     return torch.stack(found).cpu(), torch.stack(scores).cpu()
 
 

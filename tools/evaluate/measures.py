@@ -186,5 +186,5 @@ def settings(work: Work, count: int) -> None:
     top = sweep.best(points)
     work.say("sweep", {"points": points, "best": top}, report.sweep(points, top))
     chosen = sweep.best_of(work.system, work.reader, told, work.progress("best of several", len(told)))
-    title = f"The whole system, if CLIP keeps the best of N pictures; it draws {work.system.best_of}"
+    title = f"The whole system, if CLIP keeps the best of N pictures; it draws {work.system.config.best_of}"
     work.say("best of several", chosen, report.numbers(title, chosen))

@@ -44,19 +44,16 @@ def resolved(parts: Parts, settings: Settings) -> Settings:
         sampler=how.sampler,
         eta=how.eta,
         threshold=how.threshold,
-        best_of=settings.best_of or parts.config.best_of,
-        text_weight=parts.config.text_weight if settings.text_weight is None else settings.text_weight,
+        **vars(parts.choice.at(settings)),
     )
 
 
 def chosen(parts: Parts, settings: Settings) -> dict[str, Any]:
-    """The prior, the decoder and as many upsamplers as the settings ask for, and how the best is chosen, under them."""
+    """The prior, the decoder and as many upsamplers as the settings ask for, under them."""
     largest = settings.size or sizes(parts)[-1]
     upsamplers: list[Stage] = [stage for stage in parts.upsamplers if stage.net.config.size <= largest]
     prior: EmbeddingPrior = parts.prior.at(settings)
-    choice = {name: getattr(settings, name) for name in ("best_of", "text_weight")}
     return {
-        "config": dataclasses.replace(parts.config, **{name: x for name, x in choice.items() if x is not None}),
         "prior": prior,
         "decoder": parts.decoder.at(**_decoder_changes(settings)),
         "upsamplers": tuple(stage.at(steps=settings.upsampler_steps) for stage in upsamplers),
@@ -67,8 +64,8 @@ def check_parts(parts: Parts, settings: Settings, one: Manipulation, given: Sequ
     """Raises UnclipError, before anything is drawn, for what needs a part that these systems lack: they read texts only, or
     no texts."""
     embedded = [source for source in given if source.levels is not None and not isinstance(one, Inpainting)]
-    if parts.clip.config.vision is None and (embedded or parts.config.best_of > 1):
-        what = "a picture's embedding" if embedded else f"the best of {parts.config.best_of} pictures (best_of)"
+    if parts.clip.config.vision is None and (embedded or parts.choice.best_of > 1):
+        what = "a picture's embedding" if embedded else f"the best of {parts.choice.best_of} pictures (best_of)"
         raise UnclipError(
             f"{parts.clip.weights.where}: this CLIP reads texts only, and {what} needs its picture tower; add the image_encoder"
             " folder of the same CLIP, as Karlo's image variations have it"
@@ -90,7 +87,7 @@ def plan(
     prompted = any(None in draws(one, given) for one, _ in made)
     texts = {(id(source), seed) for one, seed in made for source in draws(one, given) if source is not None}
     away = bool(settings.negative) and settings.guidance != 1
-    runs = sum(len(tries_at_once(parts.config.best_of, pictures, batch)) for pictures in batches)
+    runs = sum(len(tries_at_once(parts.choice.best_of, pictures, batch)) for pictures in batches)
     drawn = runs * (prompted + away) + len(texts)
     rounds = made[0][0].rounds if isinstance(made[0][0], Inpainting) else 1
     upwards = parts.decoder.at(threshold="none").times

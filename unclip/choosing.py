@@ -1,6 +1,8 @@
 """Of several pictures drawn for one, CLIP keeps that which fits best (2102.12092, section 2.6, does so among 512)."""
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,20 @@ from torch import Tensor
 
 from unclip.clip import Clip
 from unclip.conditioning import Prompts
+from unclip.settings import Settings
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Of the small pictures of `best_of` seeds the best is kept; likeness to its prompt counts `text_weight` (`agreement`)."""
+
+    best_of: int
+    text_weight: float
+
+    def at(self, settings: Settings) -> "Choice":
+        """This choice under a user's settings."""
+        asked = {field.name: getattr(settings, field.name) for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{name: value for name, value in asked.items() if value is not None})
 
 
 def agreement(

@@ -11,12 +11,11 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from unclip.choosing import agreement, picked
+from unclip.choosing import Choice, agreement, picked
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.diffusion.inpainting import Known
 from unclip.errors import UnclipError
-from unclip.folder import SystemConfig
 from unclip.images import resize, square, to_pil
 from unclip.models.decoder import Decoder, DecoderCond
 from unclip.models.upsampler import Upsampler
@@ -100,7 +99,7 @@ class Parts(Protocol):
     @property
     def upsamplers(self) -> tuple[Stage[Upsampler], ...]: ...
     @property
-    def config(self) -> SystemConfig: ...
+    def choice(self) -> Choice: ...
     def seeded(self, seed: int) -> Seed: ...
 
 
@@ -125,10 +124,10 @@ def drawn(
 ) -> Iterator[Picture]:
     """Pictures of the starts, `size` at once, each as soon as its batch is finished.
 
-    Of the small pictures of `parts.config.best_of` seeds, each made anew from its embedding on, only the best is enlarged.
+    Of the small pictures of `parts.choice.best_of` seeds, each made anew from its embedding on, only the best is enlarged.
     """
     while batch := list(islice(starts, size)):
-        groups = tries_at_once(parts.config.best_of, len(batch), size)
+        groups = tries_at_once(parts.choice.best_of, len(batch), size)
         tries = [one for group in groups for one in _tries(parts, batch, group, negative, on_step)]
         small = tries[0] if len(tries) == 1 else _best(parts, batch, tries)
         x = small.x
@@ -176,7 +175,7 @@ def _small(parts: Parts, starts: Sequence[Start], negative: str, on_step: OnStep
 
 def _best(parts: Parts, starts: Sequence[Start], tries: Sequence[Small]) -> Small:
     """Row by row, the try whose picture CLIP finds most like what it was drawn from; the first of equals."""
-    prompts, weight = read(parts.clip, [start.prompt for start in starts]), parts.config.text_weight
+    prompts, weight = read(parts.clip, [start.prompt for start in starts]), parts.choice.text_weight
     scores = [agreement(parts.clip, one.x, one.image_emb, prompts, weight) for one in tries]
     which = torch.stack(scores).argmax(dim=0)
     seeds = [tries[int(k)].seeds[row] for row, k in enumerate(which)]

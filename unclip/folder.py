@@ -57,7 +57,7 @@ class SystemConfig:
     pca: str | None = None
     candidates: Positive = 2
     best_of: Positive = 1
-    text_weight: NonNegativeFloat = 1.0
+    text_weight: NonNegativeFloat = 0.5
     noise: Style = "streams"
     subject: str = ""
     words: tuple[str, ...] = ()

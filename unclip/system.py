@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from unclip import choices, opening, requests
+from unclip import choices, choosing, opening, requests
 from unclip.bench import Bench
 from unclip.catalogue import FAITHFUL, MANIPULATIONS, asked, check_options, check_sources, texts, warn_of_copies
 from unclip.clip import Clip
@@ -217,6 +217,11 @@ class UnCLIP:
         pictures = drawn(system, starts, batch, partial(system._recipe, name, chosen), chosen.negative, on_step)
         return Pictures(pictures, choices.plan(system, chosen, made, given, batch))
 
+    @property
+    def choice(self) -> choosing.Choice:
+        """How many small pictures are drawn for one, and how the best is chosen."""
+        return choosing.Choice(self.config.best_of, self.config.text_weight)
+
     def seeded(self, seed: int) -> Seed:
         """What a picture's noise is drawn from."""
         return seeded(self.config.noise, seed, self.decoder.dtype)
@@ -227,7 +232,8 @@ class UnCLIP:
 
     def at(self, settings: Settings) -> "UnCLIP":
         """This system with its stages' sampling, and as many upsamplers, as the settings ask for."""
-        return dataclasses.replace(self, **choices.chosen(self, settings))
+        config = dataclasses.replace(self.config, **vars(self.choice.at(settings)))
+        return dataclasses.replace(self, config=config, **choices.chosen(self, settings))
 
     def _bench(self, on_step: OnStep) -> Bench:
         weights = {role: mark for role, mark in self.identity.get("weights", {}).items() if role in ("clip", "decoder")}

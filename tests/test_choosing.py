@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from unclip.choosing import agreement, picked
+from unclip.choosing import Choice, likeness, picked
 from unclip.clip import Clip, Text
 from unclip.conditioning import Prompts
 from unclip.drawing import Picture, tries_at_once
@@ -41,16 +41,18 @@ def told(*words: str, emb: tuple[float, float]) -> Prompts:
     return Prompts(words, Text(torch.tensor([emb]).expand(len(words), 2), None, None))
 
 
-def test_agreement_is_the_cosine_with_what_a_picture_was_drawn_from_and_with_its_text():
+def test_likeness_is_the_cosine_with_what_a_picture_was_drawn_from_and_with_its_text():
     left, right = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
     left[..., :2], right[..., 2:] = 1, 1
     both = torch.cat([left, right])
     first, second = torch.tensor([[1.0, 0.0]]).expand(2, 2), torch.tensor([[0.0, 3.0]]).expand(2, 2)
     words = told("on the right", "on the right", emb=(0.0, 2.0))
-    assert agreement(Brightness(), both, first, words, 0.0).tolist() == [1.0, 0.0]
-    assert agreement(Brightness(), 3 * both, second, words, 0.0).tolist() == [0.0, 1.0]
-    assert agreement(Brightness(), both, first, words, 0.5).tolist() == [1.0, 0.5]
-    assert agreement(Brightness(), both, first, told("on the right", " ", emb=(0.0, 2.0)), 0.5).tolist() == [1.0, 0.0]
+    assert likeness(Brightness(), both, first, words).tolist() == [[1, 0], [0, 1]]
+    assert likeness(Brightness(), 3 * both, second, words).tolist() == [[0, 1], [0, 1]]
+    unsaid = likeness(Brightness(), both, second, told("on the right", " ", emb=(0.0, 2.0)))
+    assert unsaid.tolist() == [[0, 1], [0, 0]]
+    like = torch.tensor([[[0.5, 0.0], [0.0, 0.25]], [[0.0, 0.25], [0.75, 0.25]]])
+    assert [Choice(2, weight).best(like).tolist() for weight in (0.5, 1.0)] == [[0, 1], [1, 1]]
     assert torch.equal(picked([left, right], torch.tensor([1])), right)
 
 

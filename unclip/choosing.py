@@ -16,7 +16,7 @@ from unclip.settings import Settings
 
 @dataclass(frozen=True)
 class Choice:
-    """Of the small pictures of `best_of` seeds the best is kept; likeness to its prompt counts `text_weight` (`agreement`)."""
+    """Of the small pictures of `best_of` seeds the best is kept; likeness to its prompt counts `text_weight`."""
 
     best_of: int
     text_weight: float
@@ -26,23 +26,24 @@ class Choice:
         asked = {field.name: getattr(settings, field.name) for field in dataclasses.fields(self)}
         return dataclasses.replace(self, **{name: value for name, value in asked.items() if value is not None})
 
+    def best(self, like: Float[Tensor, "2 k b"]) -> Int[Tensor, " b"]:
+        """Which of k pictures is the best by their `likeness`, for each of b; the first of equals."""
+        to_emb, to_text = like
+        return (to_emb + self.text_weight * to_text).argmax(dim=0)
 
-def agreement(
-    clip: Clip,
-    pictures: Float[Tensor, "b c h w"],
-    image_emb: Float[Tensor, "b d"],
-    prompts: Prompts,
-    text_weight: float,
-) -> Float[Tensor, " b"]:
-    """The cosine of each picture's CLIP embedding with `image_emb`, which it was drawn from, and `text_weight` times that with
-    its prompt's.
 
-    The prior may have misread the text, and the first alone finds the picture truest to the mistake. An empty prompt has no
-    part in it. Raises UnclipError when this CLIP reads texts only.
+def likeness(
+    clip: Clip, pictures: Float[Tensor, "b c h w"], image_emb: Float[Tensor, "b d"], prompts: Prompts
+) -> Float[Tensor, "2 b"]:
+    """The cosines of each picture's CLIP embedding with `image_emb`, which it was drawn from, and with its prompt's.
+
+    The prior may have misread the prompt, and the first alone would keep the picture truest to the mistake; CLIP's one vector
+    of a text tells less of it than the prior read, word by word. With an empty prompt the second is 0. Raises UnclipError when
+    this CLIP reads texts only.
     """
     seen = clip.image_emb(pictures.clamp(-1, 1))
-    told = torch.where(prompts.keep.to(seen.device), F.cosine_similarity(seen, prompts.text.emb.to(seen)), 0)
-    return F.cosine_similarity(seen, image_emb.to(seen)) + text_weight * told
+    told = F.cosine_similarity(seen, prompts.text.emb.to(seen))
+    return torch.stack([F.cosine_similarity(seen, image_emb.to(seen)), told * prompts.keep.to(seen.device)])
 
 
 def picked(tries: Sequence[Float[Tensor, "b ..."]], which: Int[Tensor, " b"]) -> Float[Tensor, "b ..."]:

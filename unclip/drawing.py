@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from unclip.choosing import Choice, agreement, picked
+from unclip.choosing import Choice, likeness, picked
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.diffusion.inpainting import Known
@@ -175,9 +175,9 @@ def _small(parts: Parts, starts: Sequence[Start], negative: str, on_step: OnStep
 
 def _best(parts: Parts, starts: Sequence[Start], tries: Sequence[Small]) -> Small:
     """Row by row, the try whose picture CLIP finds most like what it was drawn from; the first of equals."""
-    prompts, weight = read(parts.clip, [start.prompt for start in starts]), parts.choice.text_weight
-    scores = [agreement(parts.clip, one.x, one.image_emb, prompts, weight) for one in tries]
-    which = torch.stack(scores).argmax(dim=0)
+    prompts = read(parts.clip, [start.prompt for start in starts])
+    like = torch.stack([likeness(parts.clip, one.x, one.image_emb, prompts) for one in tries], dim=1)
+    which = parts.choice.best(like)
     seeds = [tries[int(k)].seeds[row] for row, k in enumerate(which)]
     x, emb = (picked([getattr(one, name) for one in tries], which) for name in ("x", "image_emb"))
     return Small(x, emb, seeds)

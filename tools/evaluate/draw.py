@@ -11,7 +11,7 @@ from torch import Tensor
 from tools.evaluate.prompts import Prompt
 from tools.world import render, sample
 from tools.world.scene import Scene
-from unclip.choosing import agreement, picked
+from unclip.choosing import likeness, picked
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.images import of_grey_levels
@@ -68,16 +68,16 @@ def pictures(
     drawn = []
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
-        found, scores = tries(system, mode, part, range(start, start + len(part)), system.config.best_of)
-        drawn.append(picked(list(found), scores.argmax(dim=0)))
+        found, like = tries(system, mode, part, range(start, start + len(part)), system.choice.best_of)
+        drawn.append(picked(list(found), system.choice.best(like)))
         progress(len(part))
     return torch.cat(drawn)
 
 
 def tries(
     system: UnCLIP, mode: Mode, part: Sequence[Prompt], seeds: Sequence[int], count: int
-) -> tuple[Float[Tensor, "k b 3 64 64"], Float[Tensor, "k b"]]:
-    """Pictures of `count` seeds for each prompt, and how well each agrees with what the decoder is told in this mode.
+) -> tuple[Float[Tensor, "k b 3 64 64"], Float[Tensor, "2 k b"]]:
+    """Pictures of `count` seeds for each prompt, and their `likeness` to what the decoder is told in this mode.
 
     Told nothing, it draws one.
     """
@@ -86,14 +86,14 @@ def tries(
         mode not in ("caption only", "unconditional"),
         mode not in ("embedding only", "unconditional"),
     )
-    found, scores = [], []
+    found, like = [], []
     for k in range(count if keep_image or keep_text else 1):
         others = [redrawn(seed, k) for seed in seeds]
         emb = _embedding(system, mode, part, told, others)
         found.append(decoded(system, told, emb, others, keep_image, keep_text))
-        like = emb if keep_image else told.text.emb
-        scores.append(agreement(system.clip, found[-1], like, told, system.config.text_weight if keep_text else 0.0))
-    return torch.stack(found).cpu(), torch.stack(scores).cpu()
+        cosines = likeness(system.clip, found[-1], emb, told)
+        like.append(cosines * cosines.new_tensor([[keep_image], [keep_text]]))
+    return torch.stack(found).cpu(), torch.stack(like, dim=1).cpu()
 
 
 def _embedding(

@@ -185,6 +185,9 @@ def settings(work: Work, count: int) -> None:
     points = list(sweep.sweep(work.system, work.reader, told, real, work.progress("sweep", total)))
     top = sweep.best(points)
     work.say("sweep", {"points": points, "best": top}, report.sweep(points, top))
-    chosen = sweep.best_of(work.system, work.reader, told, work.progress("best of several", len(told)))
-    title = f"The whole system, if CLIP keeps the best of N pictures; it draws {work.system.config.best_of}"
-    work.say("best of several", chosen, report.numbers(title, chosen))
+    numbers, weights = sweep.choices(work.system, work.reader, told, work.progress("best of several", len(told)))
+    choice = work.system.choice
+    title = f"The whole system, if CLIP keeps the best of N pictures; it draws {choice.best_of}"
+    work.say("best of several", numbers, report.numbers(title, numbers))
+    title = f"The whole system, by how much the text weighs in that choice; it draws with {choice.text_weight:g}"
+    work.say("text weight", weights, report.numbers(title, weights))

@@ -15,13 +15,14 @@ from tools.evaluate.priors import embeddings
 from tools.evaluate.prompts import Prompt
 from tools.evaluate.stats import Estimate
 from tools.reader.net import Reader
-from unclip.choosing import picked
+from unclip.choosing import Choice, picked
 from unclip.conditioning import read
 from unclip.settings import Sampler, Settings
 from unclip.system import UnCLIP
 
 GUIDANCE, STEPS = (1.0, 2.0, 3.0, 5.0, 8.0), (6, 12, 25)
-NUMBERS = (1, 2, 4, 8)
+NUMBERS = (1, 2, 4, 8, 16)
+WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 TOLD = ("one object", "two objects", "relation", "count", "caption")
 SAMPLERS: tuple[Sampler, ...] = ("ddim", "dpmpp_2m")
 
@@ -62,22 +63,26 @@ def sweep(
                 progress(1)
 
 
-def best_of(
+def choices(
     system: UnCLIP, reader: Reader, prompts: Sequence[Prompt], progress: Callable[[int], None]
-) -> dict[str, dict[str, Estimate]]:
-    """What the whole system's pictures show if of so many seeds' the likest is kept, under its own settings."""
+) -> tuple[dict[str, dict[str, Estimate]], dict[str, dict[str, Estimate]]]:
+    """What the whole system's pictures show if of so many seeds' the best is kept, by its own `text_weight`; and by other ones,
+    of as many as it draws itself."""
     parts = []
+    most = max(*NUMBERS, system.choice.best_of)
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
-        parts.append(tries(system, "unclip", part, range(start, start + len(part)), NUMBERS[-1]))
+        parts.append(tries(system, "unclip", part, range(start, start + len(part)), most))
         progress(len(part))
-    pictures, scores = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
-    found = {}
-    for number in NUMBERS:
-        kept = picked(list(pictures[:number]), scores[:number].argmax(dim=0))
-        aligned = judged(reader, kept, prompts).aligned
-        found[f"best of {number}"] = {tag: aligned[tag].right for tag in TOLD if tag in aligned}
-    return found
+    pictures, like = torch.cat([one for one, _ in parts], dim=1), torch.cat([one for _, one in parts], dim=2)
+
+    def kept(number: int, weight: float) -> dict[str, Estimate]:
+        which = Choice(number, weight).best(like[:, :number])
+        aligned = judged(reader, picked(list(pictures[:number]), which), prompts).aligned
+        return {tag: aligned[tag].right for tag in TOLD if tag in aligned}
+
+    numbers = {f"best of {number}": kept(number, system.choice.text_weight) for number in NUMBERS}
+    return numbers, {f"weight {weight:g}": kept(system.choice.best_of, weight) for weight in WEIGHTS}
 
 
 def best(points: Sequence[Point]) -> Point:

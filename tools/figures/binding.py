@@ -82,7 +82,7 @@ def binding(studio: Studio) -> Figure:
     claims = [more("the caption alone binds better than unCLIP", gain(right["caption only"], right["unclip"]))]
     told = (
         "Rows: unCLIP, caption only, the prior's z_i alone, the true z_i, one picture each; the last is “a red cube on top of a"
-        f" blue cube”, each the best of {studio.system.config.best_of}."
+        f" blue cube”, each the best of {studio.system.choice.best_of}."
     )
     return Figure("Binding (Fig. 14, 15)", found, claims, torch.cat([*rows, paper]), 8, told)
 

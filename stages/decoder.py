@@ -62,6 +62,8 @@ class DecoderRun:
     def __post_init__(self) -> None:
         if self.model.learned_variance != (self.process.variance == "learned"):
             raise ValueError('model.learned_variance = true and process.variance = "learned" go together')
+        if self.sampling.shrink:
+            raise ValueError("sampling.shrink is for upsamplers that draw a residual; pictures would turn grey")
         if self.data.image_size is not None and self.data.image_size < self.model.size:
             raise ValueError(f"data.image_size = {self.data.image_size} is below model.size = {self.model.size}")
 

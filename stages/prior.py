@@ -69,6 +69,8 @@ class PriorRun:
             raise ValueError(
                 f'sampling.limit = {self.sampling.limit}: embeddings exceed ±1; set sampling.threshold = "none"'
             )
+        if self.sampling.shrink:
+            raise ValueError("sampling.shrink is for upsamplers that draw a residual; embeddings would turn to zeros")
         if self.clip.embeddings == "computed" and not self.data.images:
             raise ValueError('data.images = false, but clip.embeddings = "computed" needs pictures')
 

@@ -1,6 +1,7 @@
 """Several small pictures for one: which is kept, and that the choice is a function of the seed alone."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -24,7 +25,11 @@ def system(folder) -> UnCLIP:
 
 
 def pictures(system: UnCLIP, *given, **settings) -> torch.Tensor:
-    return torch.stack([to_tensor(one.image) for one in system.generate(*given, **settings)])
+    return pictures_of(system.generate(*given, **settings))
+
+
+def pictures_of(made: Iterator[Picture]) -> torch.Tensor:
+    return torch.stack([to_tensor(one.image) for one in made])
 
 
 class Brightness(Clip):
@@ -68,17 +73,23 @@ def test_the_best_is_the_picture_of_one_of_the_seeds_and_the_likest(system, styl
     system = dataclasses.replace(system, config=dataclasses.replace(system.config, noise=style))
     text = system.clip.text(["a red cube"]).emb[0]
 
-    def score(picture: Picture) -> float:
-        seen = system.clip.image_emb(to_tensor(picture.image)[None])
-        return float(seen @ picture.image_emb + WEIGHT * seen @ text)
+    def likest(drawn: list[Picture], weight: float) -> int:
+        seen = [system.clip.image_emb(to_tensor(one.image)[None])[0] for one in drawn]
+        scores = [float(x @ one.image_emb + weight * x @ text) for x, one in zip(seen, drawn, strict=True)]
+        return max(range(len(drawn)), key=lambda k: scores[k])
 
-    apart = [next(system.generate("a red cube", [redrawn(5, k)], size=16)) for k in range(4)]
-    order = sorted(range(4), key=lambda k: score(apart[k]), reverse=True)
-    made = next(system.generate("a red cube", [5], batch=1, **WORDS))
-    assert made.image.tobytes() == apart[order[0]].image.tobytes()
-    assert torch.equal(made.image_emb, apart[order[0]].image_emb)
-    large = next(system.generate("a red cube", [5], batch=1, **WORDS | {"size": 64}))
-    alone = next(system.generate("a red cube", [redrawn(5, order[0])], size=64))
+    def apart(seed: int) -> list[Picture]:
+        return [next(system.generate("a red cube", [redrawn(seed, k)], size=16)) for k in range(4)]
+
+    # a seed of which the text has another picture chosen, and not the first
+    tried = ((seed, apart(seed)) for seed in range(40))
+    seed, drawn = next(one for one in tried if 0 != likest(one[1], WEIGHT) != likest(one[1], 0))
+    best = likest(drawn, WEIGHT)
+    made = next(system.generate("a red cube", [seed], batch=1, **WORDS))
+    assert made.image.tobytes() == drawn[best].image.tobytes()
+    assert torch.equal(made.image_emb, drawn[best].image_emb)
+    large = next(system.generate("a red cube", [seed], batch=1, **WORDS | {"size": 64}))
+    alone = next(system.generate("a red cube", [redrawn(seed, best)], size=64))
     assert large.image.tobytes() == alone.image.tobytes()
 
 
@@ -121,18 +132,37 @@ def test_the_recipe_replays_it_and_the_plan_counts_it(system):
     assert next(system.replay(picture.recipe, batch=1)).image.tobytes() == picture.image.tobytes()
 
 
-def test_a_recipe_from_before_the_text_had_a_part_replays_without(system):
-    asked = {"batch": 1, "size": 16, "best_of": 4}
-    seed = next(
-        seed
-        for seed in range(40)
-        if not torch.equal(*(pictures(system, "a red cube", [seed], **asked, text_weight=w) for w in (0, 9)))
+@pytest.mark.parametrize(
+    ("before", "now", "lacking"),
+    [
+        ({"best_of": 4, "text_weight": 0.0}, {"best_of": 4, "text_weight": 9.0}, ["text_weight"]),
+        ({"best_of": 1}, {"best_of": 4}, ["best_of", "text_weight"]),
+    ],
+)
+def test_a_recipe_from_before_a_setting_was_there_replays_without_it(system, before, now, lacking):
+    """With a seed of which the setting changes the picture."""
+
+    def drawn(seed: int, how: dict) -> Picture:
+        return next(system.generate("a red cube", [seed], batch=1, size=16, **how))
+
+    changed = (seed for seed in range(40) if drawn(seed, before).image.tobytes() != drawn(seed, now).image.tobytes())
+    old = drawn(next(changed), before)
+    settings = {name: x for name, x in old.recipe["settings"].items() if name not in lacking}
+    newer = dataclasses.replace(system, config=dataclasses.replace(system.config, **now))
+    assert next(newer.replay(old.recipe | {"settings": settings}, batch=1)).image.tobytes() == old.image.tobytes()
+
+
+def test_a_variation_is_chosen_by_its_prompt_only_where_it_has_one(system):
+    picture = next(system.generate("a red cube", [1], size=16)).image
+    unprompted, prompted = (
+        [
+            pictures_of(system.vary(picture, prompt=words, seeds=range(8), batch=8, size=16, best_of=4, text_weight=w))
+            for w in (0, 9)
+        ]
+        for words in ("", "two cones")
     )
-    (before,) = system.generate("a red cube", [seed], **asked, text_weight=0)
-    settings = {name: x for name, x in before.recipe["settings"].items() if name != "text_weight"}
-    heavy = dataclasses.replace(system, config=dataclasses.replace(system.config, text_weight=9.0))
-    assert next(heavy.generate("a red cube", [seed], **asked)).image.tobytes() != before.image.tobytes()
-    assert next(heavy.replay(before.recipe | {"settings": settings}, batch=1)).image.tobytes() == before.image.tobytes()
+    assert torch.equal(*unprompted)
+    assert not torch.equal(*prompted)
 
 
 def test_where_noise_is_the_pictures_own_nothing_is_chosen(system):

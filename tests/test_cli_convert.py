@@ -1,5 +1,7 @@
 """`unclip convert` and `--dry-run`: what a person types, and what is refused in one line."""
 
+import json
+import shutil
 import tomllib
 
 import pytest
@@ -83,8 +85,38 @@ def test_dry_run_plans_and_draws_nothing(cli, folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_how_the_best_is_chosen_is_kept_and_told_to_recipes(cli, folder, tmp_path):
+    own = shutil.copytree(folder, tmp_path / "own")
+    file = own / "system.toml"
+    file.write_text("best_of = 2\ntext_weight = 2.0\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
+    assert cli("convert", own, tmp_path / "copy")[0] == 0
+    told = tomllib.loads((tmp_path / "copy" / "system.toml").read_text(encoding="utf-8"))
+    assert (told["best_of"], told["text_weight"]) == (2, 2.0)
+    words = ["generate", "a red cube", "-n", 1, "--size", 16, "--model", own, "--out", tmp_path / "out"]
+    for more, weight in ([], 2.0), (["--text-weight", 0], 0.0):
+        code, out, _ = cli(*words, *more)
+        assert code == 0
+        settings = json.loads(cli("info", out.split()[-1])[1])["settings"]
+        assert (settings["best_of"], settings["text_weight"]) == (2, weight)
+
+
 def test_low_memory_draws_the_same(cli, folder, tmp_path):
-    words = ["generate", "a red cube", "-n", 1, "--seed", 3, "--size", 64, "--model", folder, "--out", tmp_path]
+    words = [
+        "generate",
+        "a red cube",
+        "-n",
+        1,
+        "--seed",
+        3,
+        "--size",
+        64,
+        "--best-of",
+        2,
+        "--model",
+        folder,
+        "--out",
+        tmp_path,
+    ]
     assert cli(*words, "--low-memory")[0] == cli(*words)[0] == 0
     one, other = (Image.open(path) for path in sorted(tmp_path.glob("*.png")))
     assert one.tobytes() == other.tobytes()

@@ -44,7 +44,7 @@ def test_inspect_tells_what_a_system_holds(cli, folder):
     assert (code, err) == (0, "")
     assert "the system 'random', all parts fit together" in out
     *lines, last = out.splitlines()
-    assert last == "  one picture is the best of 1 small ones (text_weight 0.5); no principal components"
+    assert last == "  one picture is the best of 1 small ones; no principal components"
     assert [line.split(":")[0].strip() for line in lines[1:]] == [
         "clip",
         "prior",

@@ -68,12 +68,12 @@ PLAIN = {
 
 @pytest.mark.timeout(900)  # 160 pictures, three minutes on a core without AVX-512
 def test_five_prompts_read_back_right(demo):
-    """The attribute reader, which knows nothing of CLIP, sees what was asked for in most of the seeds 0 to 3."""
+    """The attribute reader, which knows nothing of CLIP, sees what was asked for, with two seeds each."""
     reader = open_reader(located("demo") / "reader.safetensors")
     for prompt, asked in PLAIN.items():
-        drawn = torch.stack([to_tensor(one.image) for one in demo.generate(prompt, range(4), size=64)])
+        drawn = torch.stack([to_tensor(one.image) for one in demo.generate(prompt, range(2), size=64)])
         found = [[(thing.colour, thing.shape) for thing in reading.things] for reading in read(reader, drawn)[0]]
-        assert sum(asked in things for things in found) >= 3, (prompt, found)
+        assert all(asked in things for things in found), (prompt, found)
 
 
 def test_a_prompt_from_outside_its_world_still_draws(demo):

@@ -101,6 +101,7 @@ def test_upsamplers_that_do_not_follow_each_other_are_refused(copy, order):
             "interval = \\[0.9, 0.1\\]: expected two shares of T, the lower one first",
         ),
         ("sampling.upsamplers = [{steps = 1}]", "1 sampling.upsamplers for 2 upsamplers"),
+        ("sampling.prior.shrink = 0.2", "sampling of the prior: shrink is for upsamplers that draw a residual"),
         ("sampling.decoder.shrink = 0.2", "sampling of the decoder: shrink is for upsamplers that draw a residual"),
         (
             "sampling.upsamplers = [{}, {shrink = 0.2}]",

@@ -16,7 +16,8 @@ from unclip.settings import Settings
 
 @dataclass(frozen=True)
 class Choice:
-    """Of the small pictures of `best_of` seeds the best is kept; likeness to its prompt counts `text_weight`."""
+    """Of the small pictures of `best_of` seeds the best is kept; likeness to its prompt counts `text_weight`, that to its
+    embedding 1."""
 
     best_of: int
     text_weight: float

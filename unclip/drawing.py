@@ -174,7 +174,7 @@ def _small(parts: Parts, starts: Sequence[Start], negative: str, on_step: OnStep
 
 
 def _best(parts: Parts, starts: Sequence[Start], tries: Sequence[Small]) -> Small:
-    """Row by row, the try whose picture CLIP finds most like what it was drawn from; the first of equals."""
+    """Row by row, the try whose picture CLIP finds most like its embedding and its prompt; the first of equals."""
     prompts = read(parts.clip, [start.prompt for start in starts])
     like = torch.stack([likeness(parts.clip, one.x, one.image_emb, prompts) for one in tries], dim=1)
     which = parts.choice.best(like)

@@ -41,12 +41,12 @@ class SystemConfig:
 
     `pca` holds principal components of CLIP's embeddings. `candidates` is how many embeddings the prior draws to keep the
     best, `best_of` how many small pictures are drawn for CLIP to keep the best, in whose choice likeness to the prompt
-    counts `text_weight`, that to the embedding 1; with prior = "" pictures are made
-    from pictures only. `noise` is how it is drawn: from a stream of its own for
-    each stage and picture, or from one per picture as "diffusers" or "native" Karlo do. `allow_mixed_clip` lets stages
-    through that were trained on the embeddings of different CLIPs. `subject` says what the system can draw; `words` are
-    all that its captions used: a prompt with others is drawn with a warning. `variations` are what `vary` draws from fresh
-    noise under, where it is not told otherwise: guidance and the best of several are of use to a text, but narrow what varies.
+    counts `text_weight`, that to the embedding 1; with prior = "" pictures are made from pictures only. `noise` is how it
+    is drawn: from a stream of its own for each stage and picture, or from one per picture as "diffusers" or "native" Karlo
+    do. `allow_mixed_clip` lets stages through that were trained on the embeddings of different CLIPs. `subject` says what
+    the system can draw; `words` are all that its captions used: a prompt with others is drawn with a warning. `variations`
+    are what `vary` draws from fresh noise under, where it is not told otherwise: guidance and the best of several are of
+    use to a text, but narrow what varies.
     """
 
     name: str
@@ -169,7 +169,8 @@ def with_sampling(stage: Stage, changes: dict[str, Any], where: str) -> Stage:
 
 
 def _check(parts: Parts, folder: str) -> None:
-    """That all stages were trained on this CLIP, and that each upsampler starts where the stage before it ends."""
+    """That all stages were trained on this CLIP, each upsampler starts where the stage before it ends, and none shrinks what is
+    no residual."""
     for name, header in parts.headers.items():
         parent = header.parents.get("clip")
         if name in ("prior", "decoder") and parent is None and not parts.config.allow_mixed_clip:

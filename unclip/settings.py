@@ -47,7 +47,8 @@ class Settings:
         Seeds whose small pictures are drawn for one; that which CLIP finds most like the embedding it came from, and like its
         prompt, is enlarged.
     text_weight
-        How much likeness to the prompt counts in that choice, where likeness to the embedding counts 1.
+        How much likeness to the prompt counts in that choice, where likeness to the embedding counts 1; without effect on
+        the best of 1.
     upsampler_steps
         Sampling steps of each upsampler.
     """

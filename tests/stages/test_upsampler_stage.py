@@ -91,6 +91,9 @@ def test_a_residual_is_not_thresholded_as_a_picture(lab: Any, tmp_path: Path) ->
         lab.train("upsampler", tmp_path / "run", "model.residual=0.1")
     with pytest.raises(UnclipError, match=r"is for residuals, and model\.residual is not set"):
         lab.train("upsampler", tmp_path / "run", "sampling.shrink=0.1")
+    for stage in ("prior", "decoder"):
+        with pytest.raises(UnclipError, match="is for upsamplers that draw a residual"):
+            lab.train(stage, tmp_path / "run", "sampling.shrink=0.1")
 
 
 def test_psnr_is_measured_beside_bicubic(lab: Any, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def pictures(
 def tries(
     system: UnCLIP, mode: Mode, part: Sequence[Prompt], seeds: Sequence[int], count: int
 ) -> tuple[Float[Tensor, "k b 3 64 64"], Float[Tensor, "2 k b"]]:
-    """Pictures of `count` seeds for each prompt, and their `likeness` to what the decoder is told in this mode.
+    """Pictures of `count` seeds for each prompt, and their `likeness` to the embedding and the text that it is told of.
 
     Told nothing, it draws one.
     """
@@ -91,8 +91,8 @@ def tries(
         others = [redrawn(seed, k) for seed in seeds]
         emb = _embedding(system, mode, part, told, others)
         found.append(decoded(system, told, emb, others, keep_image, keep_text))
-        cosines = likeness(system.clip, found[-1], emb, told)
-        like.append(cosines * cosines.new_tensor([[keep_image], [keep_text]]))
+        to_emb, to_text = likeness(system.clip, found[-1], emb, told)
+        like.append(torch.stack([to_emb, to_text * keep_text]))
     return torch.stack(found).cpu(), torch.stack(like, dim=1).cpu()
 
 

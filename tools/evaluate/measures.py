@@ -176,7 +176,7 @@ def _enlarged(work: Work, told: list[Prompt], at_once: int = 10) -> dict[str, di
 
 
 def settings(work: Work, count: int) -> None:
-    """Guidance, steps and samplers of the decoder, and how many pictures are drawn for one."""
+    """Guidance, steps and samplers of the decoder; how many pictures are drawn for one, and by what the best is chosen."""
     told = work.iid[:count]
     real = read(
         work.reader, draw.renders([prompt.scene for prompt in prompts("test", count, seed=3)], work.system.sizes[0])
@@ -185,9 +185,11 @@ def settings(work: Work, count: int) -> None:
     points = list(sweep.sweep(work.system, work.reader, told, real, work.progress("sweep", total)))
     top = sweep.best(points)
     work.say("sweep", {"points": points, "best": top}, report.sweep(points, top))
-    numbers, weights = sweep.choices(work.system, work.reader, told, work.progress("best of several", len(told)))
+    numbers, weights = sweep.best_of_several(
+        work.system, work.reader, told, work.progress("best of several", len(told))
+    )
     choice = work.system.choice
     title = f"The whole system, if CLIP keeps the best of N pictures; it draws {choice.best_of}"
     work.say("best of several", numbers, report.numbers(title, numbers))
-    title = f"The whole system, by how much the text weighs in that choice; it draws with {choice.text_weight:g}"
+    title = f"The whole system, by how much the text weighs in choosing; it draws with {choice.text_weight:g}"
     work.say("text weight", weights, report.numbers(title, weights))

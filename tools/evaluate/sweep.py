@@ -63,13 +63,14 @@ def sweep(
                 progress(1)
 
 
-def choices(
+def best_of_several(
     system: UnCLIP, reader: Reader, prompts: Sequence[Prompt], progress: Callable[[int], None]
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, dict[str, Estimate]]]:
-    """What the whole system's pictures show if of so many seeds' the best is kept, by its own `text_weight`; and by other ones,
-    of as many as it draws itself."""
-    parts = []
-    most = max(*NUMBERS, system.choice.best_of)
+    """What the whole system's pictures show if of so many seeds' the best is kept, by its own `text_weight`; and, of the most
+    of these, by other weights."""
+    parts, own = [], system.choice
+    numbers, weights = sorted({*NUMBERS, own.best_of}), sorted({*WEIGHTS, own.text_weight})
+    most = numbers[-1]
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
         parts.append(tries(system, "unclip", part, range(start, start + len(part)), most))
@@ -81,8 +82,10 @@ def choices(
         aligned = judged(reader, picked(list(pictures[:number]), which), prompts).aligned
         return {tag: aligned[tag].right for tag in TOLD if tag in aligned}
 
-    numbers = {f"best of {number}": kept(number, system.choice.text_weight) for number in NUMBERS}
-    return numbers, {f"weight {weight:g}": kept(system.choice.best_of, weight) for weight in WEIGHTS}
+    return (
+        {f"best of {number}": kept(number, own.text_weight) for number in numbers},
+        {f"weight {weight:g}": kept(most, weight) for weight in weights},
+    )
 
 
 def best(points: Sequence[Point]) -> Point:

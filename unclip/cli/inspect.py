@@ -73,8 +73,8 @@ def _system(folder: Path) -> str:
             f" {how.sampler}, {how.steps} steps, guidance {how.guidance:g}{f', shrink {how.shrink:g}' if how.shrink else ''}"
         )
     kept = f"{len(parts.pca.components)} principal components" if parts.pca else "no principal components"
-    choice = f"the best of {parts.config.best_of} small ones (text_weight {parts.config.text_weight:g})"
-    lines.append(f"  one picture is {choice}; {kept}")
+    weight = f" (text_weight {parts.config.text_weight:g})" if parts.config.best_of > 1 else ""
+    lines.append(f"  one picture is the best of {parts.config.best_of} small ones{weight}; {kept}")
     if own := parts.config.variations.named:
         lines.append(f"  variations from fresh noise: {', '.join(f'{name} {value}' for name, value in own.items())}")
     return "\n".join(lines)

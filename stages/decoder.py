@@ -23,7 +23,7 @@ from unclip.models.decoder import Decoder, DecoderConfig
 from unclip.noise import normal
 from unclip.noise import stream as noise_stream
 from unclip.priors import finish
-from unclip.stage import Sampling, Stage
+from unclip.stage import Sampling, Stage, check_shrink
 
 PROCESS = ProcessConfig(predicts="eps", variance="learned")
 SAMPLING = Sampling(sampler="ddpm", steps=250)
@@ -62,8 +62,7 @@ class DecoderRun:
     def __post_init__(self) -> None:
         if self.model.learned_variance != (self.process.variance == "learned"):
             raise ValueError('model.learned_variance = true and process.variance = "learned" go together')
-        if self.sampling.shrink:
-            raise ValueError("sampling.shrink is for upsamplers that draw a residual; pictures would turn grey")
+        check_shrink(self.sampling, self.model)
         if self.data.image_size is not None and self.data.image_size < self.model.size:
             raise ValueError(f"data.image_size = {self.data.image_size} is below model.size = {self.model.size}")
 

@@ -27,7 +27,7 @@ from unclip.latents import Pca
 from unclip.models.prior import Prior, PriorConfig
 from unclip.noise import generator, normal
 from unclip.priors import DiffusionPrior
-from unclip.stage import Sampling, Stage
+from unclip.stage import Sampling, Stage, check_shrink
 
 PROCESS = ProcessConfig(predicts="x0", variance="analytic")
 SAMPLING = Sampling(sampler="ddpm", steps=64, threshold="none")
@@ -69,8 +69,7 @@ class PriorRun:
             raise ValueError(
                 f'sampling.limit = {self.sampling.limit}: embeddings exceed ±1; set sampling.threshold = "none"'
             )
-        if self.sampling.shrink:
-            raise ValueError("sampling.shrink is for upsamplers that draw a residual; embeddings would turn to zeros")
+        check_shrink(self.sampling, self.model)
         if self.clip.embeddings == "computed" and not self.data.images:
             raise ValueError('data.images = false, but clip.embeddings = "computed" needs pictures')
 

@@ -25,7 +25,7 @@ from unclip.models.upsampler import Upsampler, UpsamplerCond, UpsamplerConfig, r
 from unclip.noise import generator, normal
 from unclip.noise import stream as noise_stream
 from unclip.priors import finish
-from unclip.stage import Sampling, Stage
+from unclip.stage import Sampling, Stage, check_shrink
 
 PROCESS = ProcessConfig(predicts="eps")
 SAMPLING = Sampling(sampler="ddim", steps=27)
@@ -57,10 +57,7 @@ class UpsamplerRun:
             raise ValueError("upsamplers are trained with a fixed variance; leave learned_variance out")
         if self.model.residual and self.sampling.threshold != "none":
             raise ValueError('model.residual: what is diffused is no picture; set sampling.threshold = "none"')
-        if self.sampling.shrink and not self.model.residual:
-            raise ValueError(
-                "sampling.shrink is for residuals, and model.residual is not set: pictures would turn grey"
-            )
+        check_shrink(self.sampling, self.model)
         if self.model.level != (self.degrade.noise_level > 0):
             raise ValueError("model.level = true and degrade.noise_level > 0 go together: the net is told the level")
         if self.objective.crop % self.model.scale:

@@ -101,22 +101,8 @@ def test_how_the_best_is_chosen_is_kept_and_told_to_recipes(cli, folder, tmp_pat
 
 
 def test_low_memory_draws_the_same(cli, folder, tmp_path):
-    words = [
-        "generate",
-        "a red cube",
-        "-n",
-        1,
-        "--seed",
-        3,
-        "--size",
-        64,
-        "--best-of",
-        2,
-        "--model",
-        folder,
-        "--out",
-        tmp_path,
-    ]
+    how = ["-n", "1", "--seed", "3", "--size", "64", "--best-of", "2"]
+    words = ["generate", "a red cube", *how, "--model", folder, "--out", tmp_path]
     assert cli(*words, "--low-memory")[0] == cli(*words)[0] == 0
     one, other = (Image.open(path) for path in sorted(tmp_path.glob("*.png")))
     assert one.tobytes() == other.tobytes()

@@ -23,7 +23,7 @@ from unclip.models.upsampler import Upsampler
 from unclip.noise import Style
 from unclip.places import FILE, located
 from unclip.settings import Settings
-from unclip.stage import Sampling, Stage, open_stage
+from unclip.stage import Sampling, Stage, check_shrink, open_stage
 
 
 @config
@@ -57,7 +57,7 @@ class SystemConfig:
     pca: str | None = None
     candidates: Positive = 2
     best_of: Positive = 1
-    text_weight: NonNegativeFloat = 0.5
+    text_weight: NonNegativeFloat = 0.0
     noise: Style = "streams"
     subject: str = ""
     words: tuple[str, ...] = ()
@@ -185,8 +185,10 @@ def _check(parts: Parts, folder: str) -> None:
             )
     readers = [stage for stage in (parts.prior, parts.decoder) if stage is not None]
     for stage in (*readers, *parts.upsamplers):
-        if stage.sampling.shrink and getattr(stage.net.config, "residual", None) is None:
-            raise UnclipError(f"{folder}: sampling of the {stage.name}: shrink is for upsamplers that draw a residual")
+        try:
+            check_shrink(stage.sampling, stage.net.config)
+        except ValueError as error:
+            raise UnclipError(f"{folder}: the {stage.name}: {error}") from None
     for stage in readers:
         _check_text(stage, parts.clip, folder)
     dims = {parts.clip.config.embed_dim, *(stage.net.config.image_emb for stage in readers)}

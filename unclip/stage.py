@@ -55,6 +55,12 @@ class Sampling:
             raise ValueError(f"interval = {list(self.interval)}: expected two shares of T, the lower one first")
 
 
+def check_shrink(how: Sampling, model: Any) -> None:
+    """Raises ValueError where `how` shrinks what a net of this config draws although that is no residual."""
+    if how.shrink and getattr(model, "residual", None) is None:
+        raise ValueError(f"sampling.shrink = {how.shrink:g}: is for upsamplers that draw a residual; leave it out")
+
+
 @dataclass(frozen=True, eq=False)
 class Stage(Generic[N]):
     """A net with its process and its default sampling; `name` keys its noise. `dtype` is the net's precision.

@@ -7,6 +7,7 @@ import torch
 
 from tools.evaluate import fidelity, stats
 from tools.evaluate.judge import Verdict, judge
+from tools.evaluate.kept import kept
 from tools.evaluate.priors import rank
 from tools.evaluate.prompts import prompts, tells_held_out
 from tools.evaluate.upsamplers import edge_error, psnr
@@ -153,3 +154,19 @@ def test_psnr_and_edges():
     errors = edge_error(torch.cat([step, flat + grain]), torch.cat([step, flat]))
     assert errors[0].item() == 0
     assert 0 < errors[1].item() < 1, "a flat square counts as little as its grain is"
+
+
+def test_what_was_drawn_is_kept_under_what_it_was_drawn_from(tmp_path):
+    made = []
+
+    def make() -> dict[str, torch.Tensor]:
+        made.append(len(made))
+        return {"x": torch.full((2, 3), len(made))[:, ::2]}
+
+    def draw(folder, **about):
+        return int(kept(folder, about, make)["x"][0, 0])
+
+    folder = tmp_path / "kept"
+    assert [draw(folder, seed=1, steps=6), draw(folder, seed=2, steps=6), draw(folder, steps=6, seed=1)] == [1, 2, 1]
+    assert [draw(None, seed=1, steps=6) for _ in range(2)] == [3, 4]
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors"}

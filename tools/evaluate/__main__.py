@@ -39,6 +39,7 @@ def evaluate(
     smaller: PositiveInt = 300,
     training: PositiveInt = 10_000,
     parts: Parts = PARTS,
+    keep: Path | None = None,
     device: str = "auto",
 ) -> None:
     """Measure a SYSTEM.
@@ -60,6 +61,9 @@ def evaluate(
     parts
         Which parts to measure, one or several, such as alignment,prior: of alignment (i.i.d. prompts), composition (held-out
         combinations), baselines, prior, upsamplers, sweep.
+    keep
+        Folder where small pictures are kept as they are drawn (about 1 MB for each prompt at best of 16). A run that was
+        stopped goes on there, and another reader or another way to choose is measured without drawing again.
     device
         auto, cpu, cuda, cuda:N or mps.
     """
@@ -74,7 +78,7 @@ def evaluate(
     began = time.time()
     with Progress() as bars:
         told = prompts("test", count), prompts("composition", count)
-        work = measures.Work(located(system), opened, ruler, *told, out, bars)
+        work = measures.Work(located(system), opened, ruler, *told, out, bars, keep)
         device = str(opened.decoder.device)
         made = {"system": opened.identity, "drawn": how_drawn(opened), "torch": torch.__version__, "device": device}
         work.resume(made, f"# {opened.identity['name']}, measured\n")

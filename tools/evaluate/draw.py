@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tools.evaluate.kept import kept
 from tools.evaluate.prompts import Prompt
 from tools.world import render, sample
 from tools.world.scene import Scene
@@ -33,6 +36,8 @@ TITLES: dict[Mode, str] = {
     "real": "real renders",
 }
 DRAWN: tuple[Mode, ...] = ("unclip", "oracle", "text as image", "caption only", "embedding only", "unconditional")
+IMAGELESS: tuple[Mode, ...] = ("caption only", "unconditional")
+TEXTLESS: tuple[Mode, ...] = ("embedding only", "unconditional")
 BATCH = 20
 
 
@@ -62,38 +67,63 @@ def embeddings(clip: Clip, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n
 
 
 def pictures(
-    system: UnCLIP, mode: Mode, prompts: Sequence[Prompt], progress: Callable[[int], None] = lambda n: None
+    system: UnCLIP,
+    mode: Mode,
+    prompts: Sequence[Prompt],
+    progress: Callable[[int], None] = lambda n: None,
+    keep: Path | None = None,
 ) -> Float[Tensor, "n 3 64 64"]:
-    """Small pictures of the prompts under one of the DRAWN modes; picture k has seed k, and is the system's best of several."""
+    """Small pictures of the prompts under one of the DRAWN modes; picture k has seed k, and is the system's best of several.
+
+    All that were drawn for them are kept in the folder `keep`.
+    """
     drawn = []
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
-        found, like = tries(system, mode, part, range(start, start + len(part)), system.choice.best_of)
+        found, like = tries(system, mode, part, range(start, start + len(part)), system.choice.best_of, keep)
         drawn.append(picked(list(found), system.choice.best(like)))
         progress(len(part))
     return torch.cat(drawn)
 
 
 def tries(
-    system: UnCLIP, mode: Mode, part: Sequence[Prompt], seeds: Sequence[int], count: int
+    system: UnCLIP, mode: Mode, part: Sequence[Prompt], seeds: Sequence[int], count: int, keep: Path | None = None
 ) -> tuple[Float[Tensor, "k b 3 64 64"], Float[Tensor, "2 k b"]]:
     """Pictures of `count` seeds for each prompt, and their `likeness` to the embedding and the text that it is told of.
 
     Told nothing, it draws one.
     """
     told = read(system.clip, [prompt.text for prompt in part])
-    keep_image, keep_text = (
-        mode not in ("caption only", "unconditional"),
-        mode not in ("embedding only", "unconditional"),
-    )
     found, like = [], []
-    for k in range(count if keep_image or keep_text else 1):
+    for k in range(1 if mode == "unconditional" else count):
         others = [redrawn(seed, k) for seed in seeds]
-        emb = _embedding(system, mode, part, told, others)
-        found.append(decoded(system, told, emb, others, keep_image, keep_text))
-        to_emb, to_text = likeness(system.clip, found[-1], emb, told)
-        like.append(torch.stack([to_emb, to_text * keep_text]))
-    return torch.stack(found).cpu(), torch.stack(like, dim=1).cpu()
+        about = _made_from(system) | {"mode": mode, "prompts": repr(part), "seeds": [*seeds], "try": k}
+        made = kept(keep, about, partial(_drawn, system, mode, part, told, others))
+        found.append(made["images"])
+        to_emb, to_text = likeness(system.clip, made["images"], made["image_emb"], told)
+        like.append(torch.stack([to_emb, to_text * (mode not in TEXTLESS)]))
+    return torch.stack(found), torch.stack(like, dim=1).cpu()
+
+
+def _made_from(system: UnCLIP) -> dict[str, Any]:
+    """All that a system's small pictures depend on, as plain data; the upsamplers have no part in them."""
+    stages = (system.decoder.name, *system.prior.sampling)
+    return {
+        "weights": {key: name for key, name in system.identity["weights"].items() if key in ("clip", *stages)},
+        "sampling": {key: how for key, how in system.sampling.items() if key in stages},
+        "noise": system.config.noise,
+        "candidates": system.config.candidates,
+        "torch": torch.__version__,
+        "device": str(system.decoder.device),
+    }
+
+
+def _drawn(
+    system: UnCLIP, mode: Mode, part: Sequence[Prompt], told: Prompts, seeds: Sequence[int]
+) -> dict[str, Tensor]:
+    emb = _embedding(system, mode, part, told, seeds)
+    images = decoded(system, told, emb, seeds, mode not in IMAGELESS, mode not in TEXTLESS)
+    return {"images": images.cpu(), "image_emb": emb.cpu()}
 
 
 def _embedding(

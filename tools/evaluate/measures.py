@@ -31,7 +31,10 @@ DIVERSE = ("a red cube", "a blue sphere on a white floor", "two cones", "a green
 
 @dataclass
 class Work:
-    """What the parts of a report share: the system, the reader, the prompts, and what was found so far."""
+    """What the parts of a report share: the system, the reader, the prompts, and what was found so far.
+
+    `keep`: a folder for the small pictures that are drawn.
+    """
 
     folder: Path
     system: UnCLIP
@@ -40,6 +43,7 @@ class Work:
     apart: list[Prompt]
     out: Path
     bars: Progress
+    keep: Path | None = None
     found: dict[str, Any] = field(default_factory=dict)
     text: dict[str, str] = field(default_factory=dict)
 
@@ -61,7 +65,7 @@ class Work:
 
 def alignment(work: Work, name: str, told: list[Prompt]) -> None:
     """The whole system on the prompts of a split."""
-    images = draw.pictures(work.system, "unclip", told, work.progress(name, len(told)))
+    images = draw.pictures(work.system, "unclip", told, work.progress(name, len(told)), work.keep)
     drawn = judged(work.reader, images, told)
     report.sheet(work.out / f"{name.replace('.', '').replace(' ', '-')}.png", drawn, told)
     work.say(name, drawn.aligned, report.alignment(f"The whole system, {name}", drawn.aligned))
@@ -80,7 +84,7 @@ def baselines(work: Work, count: int, training: int) -> None:
     nearest = (text @ bank.emb.T).argmax(dim=1)
     sets["retrieval"] = judged(work.reader, bank.images[nearest], told)
     for mode in draw.DRAWN:
-        images = draw.pictures(single, mode, told, work.progress(draw.TITLES[mode], len(told)))
+        images = draw.pictures(single, mode, told, work.progress(draw.TITLES[mode], len(told)), work.keep)
         sets[mode] = judged(work.reader, images, told)
         report.sheet(work.out / f"{mode.replace(' ', '-')}.png", sets[mode], told)
     tags = ("one object", "two objects", "binding", "relation", "count", "floor", "style", "caption")
@@ -161,7 +165,7 @@ def enlargement(work: Work, count: int) -> None:
 
 def _enlarged(work: Work, told: list[Prompt], at_once: int = 10) -> dict[str, dict[str, Estimate]]:
     """What enlarged pictures show, by size; few at once, as large ones are large."""
-    small = draw.pictures(work.system.at(Settings(best_of=1)), "unclip", told)
+    small = draw.pictures(work.system.at(Settings(best_of=1)), "unclip", told, keep=work.keep)
     verdicts: dict[str, list[dict[str, Verdict]]] = {}
     for start in range(0, len(told), at_once):
         x, part = small[start : start + at_once], told[start : start + at_once]
@@ -186,7 +190,7 @@ def settings(work: Work, count: int) -> None:
     top = sweep.best(points)
     work.say("sweep", {"points": points, "best": top}, report.sweep(points, top))
     numbers, weights = sweep.best_of_several(
-        work.system, work.reader, told, work.progress("best of several", len(told))
+        work.system, work.reader, told, work.progress("best of several", len(told)), work.keep
     )
     choice = work.system.choice
     title = f"The whole system, if CLIP keeps the best of N pictures; it draws {choice.best_of}"

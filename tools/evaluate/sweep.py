@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -64,7 +65,11 @@ def sweep(
 
 
 def best_of_several(
-    system: UnCLIP, reader: Reader, prompts: Sequence[Prompt], progress: Callable[[int], None]
+    system: UnCLIP,
+    reader: Reader,
+    prompts: Sequence[Prompt],
+    progress: Callable[[int], None],
+    keep: Path | None = None,
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, dict[str, Estimate]]]:
     """What the whole system's pictures show if of so many seeds' the best is kept, by its own `text_weight`; and, of the most
     of these, by other weights."""
@@ -73,7 +78,7 @@ def best_of_several(
     most = numbers[-1]
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
-        parts.append(tries(system, "unclip", part, range(start, start + len(part)), most))
+        parts.append(tries(system, "unclip", part, range(start, start + len(part)), most, keep))
         progress(len(part))
     pictures, like = torch.cat([one for one, _ in parts], dim=1), torch.cat([one for _, one in parts], dim=2)
 

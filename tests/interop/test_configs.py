@@ -197,6 +197,10 @@ def test_what_our_nets_cannot_do_is_refused(read, change, message):
             lambda: upsampler_json(replace(UPSAMPLER, unet=replace(UPSAMPLER.unet, patch=2))),
             "upsampler: unet: patch = 2; expected 1",
         ),
+        (
+            lambda: decoder_json(replace(DECODER, unet=replace(DECODER.unet, depth=(3, 3, 3, 2)))),
+            "decoder: unet: depth = [3, 3, 3, 2]; expected one number for all levels",
+        ),
         (lambda: upsampler_json(replace(UPSAMPLER, last_until=40)), "upsampler: last_until = 40; expected 0 or none"),
         (lambda: clip_json(replace(CLIP, text=CLIP.text | {"qk_norm": True})), "clip: text: qk_norm = True; expected"),
     ],

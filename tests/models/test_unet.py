@@ -33,6 +33,19 @@ def test_channel_table_is_karlos():
     assert [k for k, x in enumerate(net.up) if x.resize is not None] == [3, 7, 11]
 
 
+def test_levels_may_differ_in_depth():
+    with torch.device("meta"):
+        net = UNet(
+            UNetConfig(channels=36, multipliers=(1, 2, 3), depth=(2, 1, 3), attention=(2,), head_channels=36), 3, 3
+        )
+    a, b, c = 36, 72, 108
+    down = [(a, a, False)] * 3 + [(a, b, False), (b, b, False), (b, c, True), (c, c, True), (c, c, True)]
+    assert channels(net.down) == down
+    up = [(c + c, c)] * 3 + [(c + b, c), (c + b, b), (b + a, b), (b + a, a), (a + a, a), (a + a, a)]
+    assert channels(net.up) == [(*pair, k < 4) for k, pair in enumerate(up)]
+    assert [k for k, x in enumerate(net.up) if x.resize is not None] == [3, 5]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("patch", [1, 2])
 def test_time_context_and_mask_matter_and_size_is_free(patch):
@@ -77,6 +90,7 @@ def test_a_small_folded_net_learns_to_denoise_flat_pictures():
         ({"attention": (4,)}, "beyond"),
         ({"head_channels": 48}, "does not divide"),
         ({"groups": 30}, "groups"),
+        ({"depth": (1, 2)}, r"depth = \[1, 2\]: expected one number, or one for each of 4 levels"),
     ],
 )
 def test_impossible_configs(wrong, message):

@@ -228,8 +228,10 @@ def _unet_json(net: str, unet: UNetConfig) -> dict[str, Any]:
         refuse(f"{net}: unet", "bypass", True, "none")
     if unet.groups is None and (unet.channels < 128 or unet.channels % 32):
         refuse(f"{net}: unet", "groups", None, "a number: here its norms differ in it")
+    if len(set(unet.depths)) > 1:
+        refuse(f"{net}: unet", "depth", list(unet.depths), "one number for all levels")
     levels = range(len(unet.multipliers))
-    values = {"block_out_channels": [unet.channels * m for m in unet.multipliers], "layers_per_block": unet.depth}
+    values = {"block_out_channels": [unet.channels * m for m in unet.multipliers], "layers_per_block": unet.depths[0]}
     values |= {"down_block_types": [CROSS[0] if k in unet.attention else PLAIN[0] for k in levels]}
     values |= {"up_block_types": _ups(unet.attention, len(levels)), "norm_num_groups": unet.groups or 32}
     return values | {

@@ -141,7 +141,8 @@ def _clip_block(ours: str, theirs: str) -> list[Entry]:
 
 
 def _unet(net: UNet, ours: str, theirs: str) -> list[Entry]:
-    """A U-Net; their blocks are our levels, ways up and down counted in the order of the pass."""
+    """A U-Net, all levels of one depth; their blocks are our levels, ways up and down counted in the order of the pass."""
+    depth = net.config.depths[0]
     entries = [
         *layer(f"{ours}.time.mlp.0", f"{theirs}.time_embedding.linear_1"),
         *layer(f"{ours}.time.mlp.2", f"{theirs}.time_embedding.linear_2"),
@@ -154,9 +155,9 @@ def _unet(net: UNet, ours: str, theirs: str) -> list[Entry]:
             if way == "mid":
                 block, i, mine = f"{theirs}.mid_block", k, f"{ours}.middle.{k}"
             else:
-                level, i = divmod(k, net.config.depth + 1)
+                level, i = divmod(k, depth + 1)
                 block, mine = f"{theirs}.{way}_blocks.{level}", f"{ours}.{way}.{k}"
-            shrinks = way == "down" and i == net.config.depth
+            shrinks = way == "down" and i == depth
             entries += _res(one.res, f"{mine}.res", f"{block}.downsamplers.0" if shrinks else f"{block}.resnets.{i}")
             if one.attention is not None:
                 entries += _attention(one.attention, f"{mine}.attention", f"{block}.attentions.{i}")

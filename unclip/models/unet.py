@@ -21,12 +21,12 @@ from unclip.nn.resblock import AttentionBlock, ResBlock, group_norm, silu, zeroe
 class UNetConfig:
     """The shape of a U-Net; level 0 is full resolution (after `patch`), each next level has half the side.
 
-    The number of residual blocks (`depth`) is per level; on the way up there is one more.
+    The number of residual blocks (`depth`) is per level, one for all or each its own; on the way up there is one more.
     """
 
     channels: Positive
     multipliers: tuple[Positive, ...]
-    depth: Positive
+    depth: Positive | tuple[Positive, ...]
     attention: tuple[Natural, ...] = ()
     """The levels whose residual blocks are followed by attention; if any, the middle has attention too."""
     head_channels: Positive = 64
@@ -53,6 +53,8 @@ class UNetConfig:
                 f"channels = {self.channels} must be even: half of the time's sinusoid is cosines, half sines"
             )
         levels = len(self.multipliers)
+        if not isinstance(self.depth, int) and len(self.depth) != levels:
+            raise ValueError(f"depth = {list(self.depth)}: expected one number, or one for each of {levels} levels")
         if any(level >= levels for level in self.attention):
             raise ValueError(f"attention = {list(self.attention)} names a level beyond the last, {levels - 1}")
         widths = [self.channels * m for m in self.multipliers]
@@ -64,6 +66,11 @@ class UNetConfig:
                 )
         if self.groups and any(width % self.groups for width in [self.channels, *widths]):
             raise ValueError(f"groups = {self.groups} does not divide the channels of all levels, {widths}")
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The number of residual blocks of each level, on the way down."""
+        return (self.depth,) * len(self.multipliers) if isinstance(self.depth, int) else self.depth
 
 
 class Layer(nn.Module):
@@ -191,7 +198,7 @@ class UNet(nn.Module):
         skips = [width]
         for level, multiplier in enumerate(self.config.multipliers):
             out = self.config.channels * multiplier
-            for _ in range(self.config.depth):
+            for _ in range(self.config.depths[level]):
                 layers.append(
                     Layer(self._res(width, out), self._attention(out) if level in self.config.attention else None)
                 )
@@ -205,8 +212,8 @@ class UNet(nn.Module):
         layers, skips = nn.ModuleList(), list(skips)
         for level, multiplier in reversed(list(enumerate(self.config.multipliers))):
             out = self.config.channels * multiplier
-            for k in range(self.config.depth + 1):
-                last = level > 0 and k == self.config.depth
+            for k in range(self.config.depths[level] + 1):
+                last = level > 0 and k == self.config.depths[level]
                 attention = self._attention(out) if level in self.config.attention else None
                 layers.append(
                     Layer(self._res(width + skips.pop(), out), attention, self._res(out, out, "up") if last else None)

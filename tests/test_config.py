@@ -30,6 +30,7 @@ class Outer:
     limits: tuple[Share, Share] | None = None
     count: Natural = 3
     on: bool = False
+    depth: Positive | tuple[Positive, ...] = 1
 
 
 GOOD = {"name": "x", "inner": {"width": 4}}
@@ -107,6 +108,9 @@ def test_none_is_left_out_of_tables():
         ({"on": 1}, "on = 1: input should be a valid boolean"),
         ({"limits": [0.5]}, "key 'limits.1' is missing"),
         ({"inner": 5}, "inner = 5:"),
+        ({"depth": 0}, "depth = 0: input should be greater than 0"),
+        ({"depth": [1, 0]}, "depth.1 = 0: input should be greater than 0"),
+        ({"depth": 0, "count": -1}, "count = -1: input should be greater than or equal to 0 (and 1 more)"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_and_key(changes, told):

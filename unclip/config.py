@@ -6,6 +6,7 @@ Validation is pydantic's; this file turns its report into one line that names th
 import copy
 import dataclasses
 import difflib
+import itertools
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from unclip.errors import UnclipError
 
@@ -119,9 +121,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 def _describe(error: ValidationError, cls: type) -> str:
     # a misspelt key shows up as unknown and as missing: the former says more
     problem = min(error.errors(), key=lambda one: one["type"] not in UNKNOWN)
-    path = [str(part) for part in problem["loc"]]
+    # a key that may be of several types has a problem with each: with the one it is nearest to the problem lies deepest
+    alike = [one for one in error.errors() if _key(one) == _key(problem)]
+    problem = max(alike, key=lambda one: (one["type"] in UNKNOWN, len(one["loc"])))
+    path = [str(part) for part in problem["loc"] if not _branch(part)]
     key, given = ".".join(path), problem.get("input")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    others = len({_key(one) for one in error.errors()}) - 1
+    more = f" (and {others} more)" if others else ""
     if problem["type"] in UNKNOWN:
         return _unknown(cls, path) + more
     if problem["type"] in ("missing", "missing_argument"):
@@ -130,6 +136,16 @@ def _describe(error: ValidationError, cls: type) -> str:
     if not key or isinstance(given, dict):
         return f"{key}: {message}{more}" if key else f"{message}{more}"
     return f"{key} = {given!r}: {message[0].lower()}{message[1:]}{more}"
+
+
+def _key(problem: ErrorDetails) -> tuple[int | str, ...]:
+    """Where a problem is, up to the first of several types that a key may have."""
+    return tuple(itertools.takewhile(lambda part: not _branch(part), problem["loc"]))
+
+
+def _branch(part: int | str) -> bool:
+    """Whether a part of a problem's place is no key but pydantic's name for one of several types."""
+    return isinstance(part, str) and part.startswith(("constrained-", "tuple["))
 
 
 def _unknown(cls: Any, path: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from unclip.config import build, to_dict
 from unclip.models.unet import UNet, UNetConfig
 
 from .conftest import draw, shaken
@@ -34,10 +35,10 @@ def test_channel_table_is_karlos():
 
 
 def test_levels_may_differ_in_depth():
+    config = UNetConfig(channels=36, multipliers=(1, 2, 3), depth=(2, 1, 3), attention=(2,), head_channels=36)
+    assert build(UNetConfig, to_dict(config), "header") == config
     with torch.device("meta"):
-        net = UNet(
-            UNetConfig(channels=36, multipliers=(1, 2, 3), depth=(2, 1, 3), attention=(2,), head_channels=36), 3, 3
-        )
+        net = UNet(config, 3, 3)
     a, b, c = 36, 72, 108
     down = [(a, a, False)] * 3 + [(a, b, False), (b, b, False), (b, c, True), (c, c, True), (c, c, True)]
     assert channels(net.down) == down

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tools.evaluate import fidelity, stats
+from tools.evaluate import draw, fidelity, stats
 from tools.evaluate.judge import Verdict, judge
 from tools.evaluate.kept import kept
 from tools.evaluate.priors import rank
@@ -15,6 +15,11 @@ from tools.reader import Reading, Seen
 from tools.reader.reading import relation
 from tools.world.captions import Caption, Claim
 from tools.world.relations import Relation
+from unclip.errors import UnclipError
+from unclip.settings import Settings
+from unclip.system import UnCLIP
+
+from ..systems import write_system
 
 RED_CUBE = Seen("cube", "red", "large", "matte", on=False, x=-1.0, z=0.0, u=0.3, v=0.5)
 BLUE_BALL = Seen("sphere", "blue", "small", "shiny", on=False, x=1.0, z=0.2, u=0.7, v=0.5)
@@ -163,10 +168,31 @@ def test_what_was_drawn_is_kept_under_what_it_was_drawn_from(tmp_path):
         made.append(len(made))
         return {"x": torch.full((2, 3), len(made))[:, ::2]}
 
-    def draw(folder, **about):
-        return int(kept(folder, about, make)["x"][0, 0])
+    def draw(**about):
+        return int(kept(tmp_path / "kept", about, make)["x"][0, 0])
 
-    folder = tmp_path / "kept"
-    assert [draw(folder, seed=1, steps=6), draw(folder, seed=2, steps=6), draw(folder, steps=6, seed=1)] == [1, 2, 1]
-    assert [draw(None, seed=1, steps=6) for _ in range(2)] == [3, 4]
-    assert {path.suffix for path in folder.iterdir()} == {".safetensors"}
+    assert [draw(seed=1, steps=6), draw(seed=2, steps=6), draw(steps=6, seed=1)] == [1, 2, 1]
+    first, second = (tmp_path / "kept").iterdir()
+    assert {first.suffix, second.suffix} == {".safetensors"}
+    for path in (first, second):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UnclipError, match="damaged or cut short; delete it"):
+        draw(seed=1, steps=6)
+    first.unlink()
+    second.unlink()
+    assert draw(seed=1, steps=6) == 3
+
+
+@pytest.mark.filterwarnings("ignore:the prompt has")  # the tiny CLIP reads few tokens
+def test_tries_are_drawn_once(tmp_path):
+    """With a folder as without one; what else could have made them looks for other files."""
+    system, asked = UnCLIP.from_pretrained(write_system(tmp_path / "system"), "cpu"), prompts("test", 2)
+    plain = draw.tries(system, "unclip", asked, [5, 6], 2)
+    for _ in range(2):
+        again = draw.tries(system, "unclip", asked, [5, 6], 2, tmp_path / "kept")
+        assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+        assert len(list((tmp_path / "kept").iterdir())) == 2
+    for changes in ({"guidance": 5.0}, {"prior_steps": 2}, {"candidates": 3}):
+        draw.tries(system.at(Settings(**changes)), "unclip", asked, [5, 6], 1, tmp_path / "kept")
+    draw.tries(system, "oracle", asked, [5, 6], 1, tmp_path / "kept")
+    assert len(list((tmp_path / "kept").iterdir())) == 2 + 4

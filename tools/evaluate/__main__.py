@@ -16,6 +16,7 @@ from tools.evaluate import measures
 from tools.evaluate.prompts import prompts
 from tools.evaluate.report import how_drawn
 from tools.reader import open_reader
+from unclip.checkpoint import read_header
 from unclip.cli.shell import listed, run
 from unclip.errors import UnclipError
 from unclip.places import located
@@ -62,8 +63,9 @@ def evaluate(
         Which parts to measure, one or several, such as alignment,prior: of alignment (i.i.d. prompts), composition (held-out
         combinations), baselines, prior, upsamplers, sweep.
     keep
-        Folder where small pictures are kept as they are drawn (about 1 MB for each prompt at best of 16). A run that was
-        stopped goes on there, and another reader or another way to choose is measured without drawing again.
+        Folder where the small pictures of prompts are kept as they are drawn (0.8 MB for each at best of 16). A run that was
+        stopped goes on there, and another reader, or another way to choose, judges them without drawing again (into another
+        --out). Empty it after changes of the code that draws.
     device
         auto, cpu, cuda, cuda:N or mps.
     """
@@ -80,7 +82,14 @@ def evaluate(
         told = prompts("test", count), prompts("composition", count)
         work = measures.Work(located(system), opened, ruler, *told, out, bars, keep)
         device = str(opened.decoder.device)
-        made = {"system": opened.identity, "drawn": how_drawn(opened), "torch": torch.__version__, "device": device}
+        mark = read_header(reader).fingerprint[:16]
+        made = {
+            "reader": mark,
+            "system": opened.identity,
+            "drawn": how_drawn(opened),
+            "torch": torch.__version__,
+            "device": device,
+        }
         work.resume(made, f"# {opened.identity['name']}, measured\n")
         parts_of_it = {
             "alignment": lambda: measures.alignment(work, "i.i.d. prompts", work.iid),

@@ -20,6 +20,8 @@ from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.images import of_grey_levels
 from unclip.noise import redrawn, stream
 from unclip.priors import finish
+from unclip.requests import made_by
+from unclip.settings import Settings
 from unclip.system import UnCLIP
 
 Mode = Literal[
@@ -91,14 +93,14 @@ def tries(
 ) -> tuple[Float[Tensor, "k b 3 64 64"], Float[Tensor, "2 k b"]]:
     """Pictures of `count` seeds for each prompt, and their `likeness` to the embedding and the text that it is told of.
 
-    Told nothing, it draws one.
+    Told nothing, it draws one. What was kept in the folder `keep` is not drawn again.
     """
     told = read(system.clip, [prompt.text for prompt in part])
     found, like = [], []
     for k in range(1 if mode == "unconditional" else count):
         others = [redrawn(seed, k) for seed in seeds]
-        about = _made_from(system) | {"mode": mode, "prompts": repr(part), "seeds": [*seeds], "try": k}
-        made = kept(keep, about, partial(_drawn, system, mode, part, told, others))
+        draw, about = partial(_drawn, system, mode, part, told, others), {"mode": mode, "seeds": others}
+        made = draw() if keep is None else kept(keep, about | _made_from(system) | {"prompts": repr(part)}, draw)
         found.append(made["images"])
         to_emb, to_text = likeness(system.clip, made["images"], made["image_emb"], told)
         like.append(torch.stack([to_emb, to_text * (mode not in TEXTLESS)]))
@@ -106,15 +108,14 @@ def tries(
 
 
 def _made_from(system: UnCLIP) -> dict[str, Any]:
-    """All that a system's small pictures depend on, as plain data; the upsamplers have no part in them."""
+    """What a system's small pictures depend on, as far as a recipe would say it; the upsamplers have no part in them."""
     stages = (system.decoder.name, *system.prior.sampling)
     return {
         "weights": {key: name for key, name in system.identity["weights"].items() if key in ("clip", *stages)},
         "sampling": {key: how for key, how in system.sampling.items() if key in stages},
+        "candidates": system.prior.resolve(Settings()).candidates,
         "noise": system.config.noise,
-        "candidates": system.config.candidates,
-        "torch": torch.__version__,
-        "device": str(system.decoder.device),
+        "made_by": made_by(system.decoder.device, system.decoder.dtype),
     }
 
 

@@ -72,7 +72,7 @@ def best_of_several(
     keep: Path | None = None,
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, dict[str, Estimate]]]:
     """What the whole system's pictures show if of so many seeds' the best is kept, by its own `text_weight`; and, of the most
-    of these, by other weights."""
+    of these, by other weights. The pictures are kept in the folder `keep`."""
     parts, own = [], system.choice
     numbers, weights = sorted({*NUMBERS, own.best_of}), sorted({*WEIGHTS, own.text_weight})
     most = numbers[-1]
@@ -82,14 +82,14 @@ def best_of_several(
         progress(len(part))
     pictures, like = torch.cat([one for one, _ in parts], dim=1), torch.cat([one for _, one in parts], dim=2)
 
-    def kept(number: int, weight: float) -> dict[str, Estimate]:
+    def shown(number: int, weight: float) -> dict[str, Estimate]:
         which = Choice(number, weight).best(like[:, :number])
         aligned = judged(reader, picked(list(pictures[:number]), which), prompts).aligned
         return {tag: aligned[tag].right for tag in TOLD if tag in aligned}
 
     return (
-        {f"best of {number}": kept(number, own.text_weight) for number in numbers},
-        {f"weight {weight:g}": kept(most, weight) for weight in weights},
+        {f"best of {number}": shown(number, own.text_weight) for number in numbers},
+        {f"weight {weight:g}": shown(most, weight) for weight in weights},
     )
 
 

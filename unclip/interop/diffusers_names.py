@@ -21,6 +21,7 @@ from unclip.interop.entries import (
     stacked_layer,
     tokens_last,
 )
+from unclip.interop.jsons import refuse
 from unclip.models.decoder import Decoder, DecoderConfig
 from unclip.models.prior import Prior, PriorConfig
 from unclip.models.unet import Layer, UNet
@@ -142,6 +143,8 @@ def _clip_block(ours: str, theirs: str) -> list[Entry]:
 
 def _unet(net: UNet, ours: str, theirs: str) -> list[Entry]:
     """A U-Net, all levels of one depth; their blocks are our levels, ways up and down counted in the order of the pass."""
+    if len(set(net.config.depths)) > 1:
+        refuse(ours, "depth", list(net.config.depths), "one number for all levels")
     depth = net.config.depths[0]
     entries = [
         *layer(f"{ours}.time.mlp.0", f"{theirs}.time_embedding.linear_1"),

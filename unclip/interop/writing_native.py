@@ -70,8 +70,10 @@ def _check(net: Weights, shape: NativeShape) -> None:
 def _plain(role: str, config: Any) -> dict[str, Any]:
     values = to_dict(config)
     if role != "clip":
-        unet = {key: value for key, value in values.get("unet", {}).items() if key not in TRAINING}
-        return values | ({"unet": unet} if unet else {})
+        if "unet" not in values:
+            return values
+        unet = {key: value for key, value in values["unet"].items() if key not in TRAINING}
+        return values | {"unet": unet | {"depth": list(config.unet.depths)}}
     for name, kind in TOWERS.items():
         if name in values:
             default = kind()

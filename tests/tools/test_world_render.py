@@ -9,6 +9,7 @@ from einops import rearrange, reduce
 
 from tools.world import palette, render, sample
 from tools.world.batch import collate
+from tools.world.scene import mirrored
 from tools.world.shading import nearest, rays
 from unclip.errors import UnclipError
 
@@ -37,6 +38,14 @@ def test_a_crop_equals_the_crop_of_the_whole_alone_or_in_a_batch(scenes, size, c
         wanted = whole[i, :, top : top + height, left : left + width]
         assert torch.equal(cut[i], wanted)
         assert torch.equal(render(few[i : i + 1], size, places[i : i + 1])[0], wanted)
+
+
+def test_a_mirrored_scene_is_the_picture_mirrored(scenes):
+    assert [mirrored(mirrored(scene)) for scene in scenes] == scenes
+    plain = [s for s in scenes if s.sign is None and all(t.material != "striped" and not t.word for t in s.things)][:16]
+    there = render([mirrored(scene) for scene in plain], 64).float()
+    assert (there - render(plain, 64).float()).abs().mean() > 5
+    assert (there - render(plain, 64).float().flip(-1)).abs().mean() < 0.1  # grey levels
 
 
 def test_a_picture_looks_the_same_at_every_size(scenes):

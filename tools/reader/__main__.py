@@ -24,8 +24,8 @@ from stages.shards import read as read_shards
 from tools.reader.net import PER_PICTURE, PER_THING, PLAIN, SIZE, Reader, ReaderConfig
 from tools.reader.reading import open_reader
 from tools.reader.score import report, right
-from tools.reader.targets import Targets, collate, targets
-from tools.world.scene import Scene, from_graph
+from tools.reader.targets import Targets, collate, joined, targets
+from tools.world.scene import Scene, from_graph, mirrored
 from unclip import checkpoint
 from unclip.cli.shell import run
 from unclip.config import to_dict
@@ -98,17 +98,21 @@ def _learn(
     bf16: bool,
 ) -> int:
     """Trains the net; returns how many pictures it saw."""
-    (pictures, _, wanted), where = data, next(net.parameters()).device
+    (pictures, scenes, straight), where = data, next(net.parameters()).device
+    turned = collate([targets(mirrored(scene)) for scene in scenes])
     steps = epochs * (len(pictures) // batch)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     order = torch.cat([torch.randperm(len(pictures), generator=rng)[: steps // epochs * batch] for _ in range(epochs)])
     bar = track(order.split(batch), "training")
     for step, rows in enumerate(bar):
-        images = corrupted(of_grey_levels(pictures[rows]), rng).to(where, memory_format=torch.channels_last)
+        # every other picture is seen in a mirror: twice as many scenes, but for the slope of stripes
+        images = torch.cat([of_grey_levels(pictures[rows[::2]]), of_grey_levels(pictures[rows[1::2]]).flip(-1)])
+        wanted = joined(straight.at(rows[::2]), turned.at(rows[1::2]))
+        images = corrupted(images, rng).to(where, memory_format=torch.channels_last)
         with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
             grid, whole, _ = net(images)
-        parts = losses(grid.float(), whole.float(), wanted.at(rows))
+        parts = losses(grid.float(), whole.float(), wanted)
         sum(parts.values(), torch.zeros(())).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,7 +1,7 @@
 """What the reader should say of a render: its scene graph as tensors on the reader's grid."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -62,7 +62,13 @@ def nuisance(scene: Scene) -> dict[str, str]:
 
 def collate(rows: list[Targets]) -> Targets:
     """A batch of targets."""
-    return Targets(*(torch.stack([getattr(row, key) for row in rows]) for key in ("heat", "things", "places", "whole")))
+    return Targets(*(torch.stack([getattr(row, field.name) for row in rows]) for field in fields(Targets)))
+
+
+def joined(first: Targets, second: Targets) -> Targets:
+    """Two batches as one."""
+    pairs = [(getattr(first, field.name), getattr(second, field.name)) for field in fields(Targets)]
+    return Targets(*(torch.cat(pair) for pair in pairs))
 
 
 def _bin(value: float, low: float, high: float, number: int) -> int:

@@ -4,7 +4,7 @@ World axes: x to the right, y up, z away from the camera; the camera looks along
 "left of" or "behind" need no further rotation. The floor is y = 0. Angles are radians.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Vector = tuple[float, float, float]
@@ -62,6 +62,24 @@ class Scene:
     def solids(self) -> tuple[Thing, ...]:
         """All that casts a shadow: the things in order, then the sign."""
         return self.things if self.sign is None else (*self.things, self.sign)
+
+
+def mirrored(scene: Scene) -> Scene:
+    """The scene whose picture is this one's, left and right exchanged; but for words, and the slope of stripes."""
+
+    def across(vector: Vector) -> Vector:
+        return -vector[0], vector[1], vector[2]
+
+    def turned(thing: Thing) -> Thing:
+        return replace(thing, centre=across(thing.centre), yaw=-thing.yaw)
+
+    return replace(
+        scene,
+        things=tuple(map(turned, scene.things)),
+        sign=scene.sign and turned(scene.sign),
+        camera=replace(scene.camera, eye=across(scene.camera.eye), roll=-scene.camera.roll),
+        light=replace(scene.light, direction=across(scene.light.direction)),
+    )
 
 
 def from_graph(graph: dict[str, Any]) -> Scene:

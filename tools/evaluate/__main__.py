@@ -5,7 +5,7 @@ python -m tools.evaluate demo --out runs/evaluation
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from cyclopts import App, Parameter
@@ -69,28 +69,13 @@ def evaluate(
     device
         auto, cpu, cuda, cuda:N or mps.
     """
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown or not parts:
-        raise UnclipError(f"--parts {','.join(unknown[:1])}: expected some of {', '.join(PARTS)}")
-    if smaller < LEAST:
-        raise UnclipError(f"--smaller {smaller}: expected at least {LEAST}; fewer tell nothing")
-    if count < smaller:
-        raise UnclipError(f"--count {count} --smaller {smaller}: expected at most as many in the smaller sets")
+    _check(parts, count, smaller)
     opened, ruler = UnCLIP.from_pretrained(system, device), open_reader(reader, "cpu")
     began = time.time()
     with Progress() as bars:
         told = prompts("test", count), prompts("composition", count)
         work = measures.Work(located(system), opened, ruler, *told, out, bars, keep)
-        device = str(opened.decoder.device)
-        mark = read_header(reader).fingerprint[:16]
-        made = {
-            "reader": mark,
-            "system": opened.identity,
-            "drawn": how_drawn(opened),
-            "torch": torch.__version__,
-            "device": device,
-        }
-        work.resume(made, f"# {opened.identity['name']}, measured\n")
+        work.resume(_made(opened, reader), f"# {opened.identity['name']}, measured\n")
         parts_of_it = {
             "alignment": lambda: measures.alignment(work, "i.i.d. prompts", work.iid),
             "composition": lambda: measures.alignment(work, "composition split", work.apart),
@@ -103,6 +88,22 @@ def evaluate(
             parts_of_it[part]()
     print(f"measured in {(time.time() - began) / 60:.0f} minutes")
     print(f"the report is {work.out / 'report.md'}")
+
+
+def _check(parts: tuple[str, ...], count: int, smaller: int) -> None:
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise UnclipError(f"--parts {','.join(unknown[:1])}: expected some of {', '.join(PARTS)}")
+    if smaller < LEAST:
+        raise UnclipError(f"--smaller {smaller}: expected at least {LEAST}; fewer tell nothing")
+    if count < smaller:
+        raise UnclipError(f"--count {count} --smaller {smaller}: expected at most as many in the smaller sets")
+
+
+def _made(system: UnCLIP, reader: Path) -> dict[str, Any]:
+    """What a report is made by."""
+    made = {"system": system.identity, "drawn": how_drawn(system), "reader": read_header(reader).fingerprint[:16]}
+    return made | {"torch": torch.__version__, "device": str(system.decoder.device)}
 
 
 if __name__ == "__main__":

@@ -119,14 +119,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def _describe(error: ValidationError, cls: type) -> str:
+    problems = error.errors()
     # a misspelt key shows up as unknown and as missing: the former says more
-    problem = min(error.errors(), key=lambda one: one["type"] not in UNKNOWN)
-    # a key that may be of several types has a problem with each: with the one it is nearest to the problem lies deepest
-    alike = [one for one in error.errors() if _key(one) == _key(problem)]
-    problem = max(alike, key=lambda one: (one["type"] in UNKNOWN, len(one["loc"])))
+    worst = min(problems, key=lambda one: one["type"] not in UNKNOWN)
+    # a key that may be of several types has a problem with each: with the one it is nearest to, the problem lies deepest
+    problem = max((one for one in problems if _key(one) == _key(worst)), key=lambda one: len(one["loc"]))
     path = [str(part) for part in problem["loc"] if not _branch(part)]
     key, given = ".".join(path), problem.get("input")
-    others = len({_key(one) for one in error.errors()}) - 1
+    others = len({*map(_key, problems)}) - 1
     more = f" (and {others} more)" if others else ""
     if problem["type"] in UNKNOWN:
         return _unknown(cls, path) + more

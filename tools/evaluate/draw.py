@@ -96,11 +96,12 @@ def tries(
     Told nothing, it draws one. What was kept in the folder `keep` is not drawn again.
     """
     told = read(system.clip, [prompt.text for prompt in part])
+    about = {} if keep is None else _made_from(system) | {"mode": mode, "prompts": repr(part)}
     found, like = [], []
     for k in range(1 if mode == "unconditional" else count):
         others = [redrawn(seed, k) for seed in seeds]
-        draw, about = partial(_drawn, system, mode, part, told, others), {"mode": mode, "seeds": others}
-        made = draw() if keep is None else kept(keep, about | _made_from(system) | {"prompts": repr(part)}, draw)
+        draw = partial(_drawn, system, mode, part, told, others)
+        made = draw() if keep is None else kept(keep, about | {"seeds": others}, draw)
         found.append(made["images"])
         to_emb, to_text = likeness(system.clip, made["images"], made["image_emb"], told)
         like.append(torch.stack([to_emb, to_text * (mode not in TEXTLESS)]))

@@ -21,7 +21,6 @@ from unclip.interop.entries import (
     stacked_layer,
     tokens_last,
 )
-from unclip.interop.jsons import refuse
 from unclip.models.decoder import Decoder, DecoderConfig
 from unclip.models.prior import Prior, PriorConfig
 from unclip.models.unet import Layer, UNet
@@ -142,10 +141,9 @@ def _clip_block(ours: str, theirs: str) -> list[Entry]:
 
 
 def _unet(net: UNet, ours: str, theirs: str) -> list[Entry]:
-    """A U-Net, all levels of one depth; their blocks are our levels, ways up and down counted in the order of the pass."""
-    if len(set(net.config.depths)) > 1:
-        refuse(ours, "depth", list(net.config.depths), "one number for all levels")
-    depth = net.config.depths[0]
+    """A U-Net; their blocks are our levels, ways up and down counted in the order of the pass."""
+    depths = {"down": net.config.depths, "up": net.config.depths[::-1]}
+    places = {way: [(level, i) for level, n in enumerate(each) for i in range(n + 1)] for way, each in depths.items()}
     entries = [
         *layer(f"{ours}.time.mlp.0", f"{theirs}.time_embedding.linear_1"),
         *layer(f"{ours}.time.mlp.2", f"{theirs}.time_embedding.linear_2"),
@@ -156,11 +154,11 @@ def _unet(net: UNet, ours: str, theirs: str) -> list[Entry]:
     for way, layers in (("down", net.down), ("mid", net.middle), ("up", net.up)):
         for k, one in enumerate(cast(list[Layer], layers)):
             if way == "mid":
-                block, i, mine = f"{theirs}.mid_block", k, f"{ours}.middle.{k}"
+                block, i, mine, shrinks = f"{theirs}.mid_block", k, f"{ours}.middle.{k}", False
             else:
-                level, i = divmod(k, depth + 1)
+                level, i = places[way][k]
                 block, mine = f"{theirs}.{way}_blocks.{level}", f"{ours}.{way}.{k}"
-            shrinks = way == "down" and i == depth
+                shrinks = way == "down" and i == net.config.depths[level]
             entries += _res(one.res, f"{mine}.res", f"{block}.downsamplers.0" if shrinks else f"{block}.resnets.{i}")
             if one.attention is not None:
                 entries += _attention(one.attention, f"{mine}.attention", f"{block}.attentions.{i}")

@@ -67,12 +67,19 @@ def completed(values: Mapping[str, Any]) -> dict[str, Any]:
         follows["vocabulary"] = clip.tokenizer.vocabulary
     if model.get("text") == "hidden":
         follows["text_hidden"] = clip.config.text_width
+    made = followed(model, follows, source["path"])
+    return {
+        **values,
+        "model": {"context": clip.config.context} | made if model.get("text") in ("own", "hidden") else made,
+    }
+
+
+def followed(model: Mapping[str, Any], follows: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """[model] with what follows from the CLIP at `path`. Raises UnclipError when it says otherwise."""
     for key, value in follows.items():
         if model.get(key, value) != value:
-            raise UnclipError(f"model.{key} = {model[key]}, but {source['path']} has {value}; leave the key out")
-    if model.get("text") in ("own", "hidden"):
-        follows["context"] = clip.config.context
-    return {**values, "model": follows | dict(model)}
+            raise UnclipError(f"model.{key} = {model[key]}, but {path} has {value}; leave the key out")
+    return {**follows, **model}
 
 
 def image_emb(clip: Clip, source: ClipSource, batch: Batch) -> Float[Tensor, "b d"]:

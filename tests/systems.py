@@ -13,6 +13,7 @@ from unclip.checkpoint import Header, save
 from unclip.clip import Clip, ClipConfig, build_net, export
 from unclip.config import to_dict
 from unclip.models.decoder import Decoder, DecoderConfig
+from unclip.models.matcher import Matcher, MatcherConfig
 from unclip.models.prior import Prior, PriorConfig
 from unclip.models.unet import UNetConfig
 from unclip.models.upsampler import Upsampler, UpsamplerConfig
@@ -84,6 +85,15 @@ def write_upsampler(folder: Path, size: int, steps: int, **changes: Any) -> None
     unet = UNetConfig(channels=8, multipliers=(1, 2), depth=1, patch=4)
     net = Upsampler(UpsamplerConfig(unet=unet, size=size, **changes))
     write_stage(folder / f"upsampler-{size}.safetensors", net, {"predicts": "v"}, {"steps": steps}, {})
+
+
+def write_matcher(folder: Path, clip: Clip) -> None:
+    """A matcher that reads this CLIP, and its line in the system's file."""
+    reads = {"layer": 0, "cells": 32, "side": 2, "text_hidden": 32}
+    net = Matcher(MatcherConfig(**reads, channels=8, blocks=1, width=16, depth=1, heads=2))
+    write_stage(folder / "matcher.safetensors", net, {}, {}, {"clip": clip.fingerprint})
+    file = folder / "system.toml"
+    file.write_text(f'matcher = "matcher.safetensors"\n{file.read_text()}', encoding="utf-8")
 
 
 def write_stage(

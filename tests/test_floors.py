@@ -21,7 +21,7 @@ FLOORS = [
     {"cli", "__main__"},
 ]
 SAME_FLOOR = {"nn": {"nn"}, "diffusion": {"diffusion"}}  # siblings that do not see each other
-STAGES = {"clip", "prior", "draft", "decoder", "upsampler"}
+STAGES = {"clip", "prior", "draft", "decoder", "upsampler", "matcher"}
 ALLOWED = {  # who may import which of our packages; nobody imports configs
     "unclip": {"unclip"},
     "stages": {"unclip", "stages"},

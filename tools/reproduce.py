@@ -2,8 +2,8 @@
 
     python -m tools.reproduce configs/tiny
 
-render shards → train clip → embed → train prior, draft (where there is a config of one), decoder, both upsamplers → write the
-system folder → sample a sheet.
+render shards → train clip → embed → train prior, draft (where there is a config of one), decoder, matcher (likewise), both
+upsamplers → write the system folder → sample a sheet.
 Every step is the command a person would type, and each goes on where it stopped, so this does too.
 """
 
@@ -32,7 +32,7 @@ app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
 class Renders:
     """One set of shards: `count` training pictures and `validation` others of the i.i.d. test split.
 
-    `more`: splits of the world and how many pictures of each prior, draft and decoder train on besides.
+    `more`: splits of the world and how many pictures of each prior, draft, decoder and matcher train on besides.
     """
 
     count: Positive
@@ -106,9 +106,7 @@ def steps(plan: Plan, folder: Path, root: Path, scale: float) -> Iterator[Step]:
         source, target = data / "pictures" / split, data / "embedded" / split
         words = ("-m", "tools.embed", str(source), str(target), "--clip", str(clip))
         yield Step(f"embed {split}", (*words, "--pca", str(runs / PCA)) if split == "train" else words)
-    told = [f"clip.path={clip}"]
-    if plan.pictures.more:
-        told.append(f"data.shards={data / 'embedded'}/{{{','.join(('train', *plan.pictures.more))}}}/*.tar")
+    told = [f"clip.path={clip}", *_all_of(plan, data / "embedded")]
     balanced = "pca" in read_toml(folder / "prior.toml").get("objective", {})
     pca = [f"objective.pca={runs / PCA}"] if balanced else []
     yield _training("prior", folder, runs, data / "embedded", scale, *told, *pca)
@@ -117,6 +115,9 @@ def steps(plan: Plan, folder: Path, root: Path, scale: float) -> Iterator[Step]:
         yield _training("draft", folder, runs, data / "embedded", scale, *told)
         draft = [f"run.pretrained.draft={runs / 'draft' / 'weights.safetensors'}"]
     yield _training("decoder", folder, runs, data / "embedded", scale, *told, *draft)
+    if (folder / "matcher.toml").is_file():
+        seen = _all_of(plan, data / "pictures")
+        yield _training("matcher", folder, runs, data / "pictures", scale, f"clip.path={clip}", *seen)
     for name in plan.upsamplers:
         yield _training(name, folder, runs, data / name, scale)
     assemble(plan, runs, root / "system")
@@ -128,7 +129,8 @@ def steps(plan: Plan, folder: Path, root: Path, scale: float) -> Iterator[Step]:
 
 def assemble(plan: Plan, runs: Path, folder: Path) -> None:
     """Gathers trained weights into a system folder; the settings in a system.toml that is there stay."""
-    names = ["clip", "prior", "decoder", *plan.upsamplers]
+    more = ["matcher"] if (runs / "matcher").is_dir() else []
+    names = ["clip", "prior", "decoder", *plan.upsamplers, *more]
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         partial = folder / f".{name}.part"
@@ -137,6 +139,7 @@ def assemble(plan: Plan, runs: Path, folder: Path) -> None:
     shutil.copyfile(runs / PCA, folder / PCA)
     files = ", ".join(f'"{name}.safetensors"' for name in plan.upsamplers)
     text = f'name = "{plan.name}"\nupsamplers = [{files}]\npca = "{PCA}"\n'
+    text += "".join(f'{name} = "{name}.safetensors"\n' for name in more)
     if not (folder / FILE).exists():
         write_text(folder / FILE, text)
 
@@ -161,9 +164,15 @@ def _renders(plan: Plan, renders: Renders, folder: Path, scale: float) -> Iterat
         yield Step(f"render {folder.name}/{split}", (*words, "--workers", str(plan.workers)))
 
 
+def _all_of(plan: Plan, folder: Path) -> list[str]:
+    """What has a training see more splits of the world than the first, where the plan has more."""
+    splits = ",".join(("train", *plan.pictures.more))
+    return [f"data.shards={folder}/{{{splits}}}/*.tar"] if plan.pictures.more else []
+
+
 def _training(name: str, folder: Path, runs: Path, data: Path, scale: float, *more: str) -> Step:
     """The training command of one stage; `name` is its config's, and of the program too but for upsamplers."""
-    program = name if name in ("clip", "prior", "draft", "decoder") else "upsampler"
+    program = name if name in ("clip", "prior", "draft", "decoder", "matcher") else "upsampler"
     path = folder / f"{name}.toml"
     overrides = [f"run.out={runs / name}", f"data.shards={data / 'train'}", f"data.validation={data / 'validation'}"]
     if scale < 1:

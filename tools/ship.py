@@ -50,7 +50,11 @@ def ship(system: Path, out: Path) -> None:
 
 def _files(system: SystemConfig) -> list[str]:
     """The names of all its files."""
-    return [name for name in (system.clip, system.prior, system.decoder, *system.upsamplers, system.pca) if name]
+    return [
+        name
+        for name in (system.clip, system.prior, system.decoder, *system.upsamplers, system.pca, system.matcher)
+        if name
+    ]
 
 
 def _packed(system: Path, name: str, folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """Where what a person gives is prepared for drawing: its embedding, its latent pair."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jaxtyping import Float
@@ -18,10 +19,13 @@ INVERSION = "inversion"  # the name under which its steps are reported
 
 @dataclass(eq=False)
 class Bench:
-    """Where sources are prepared: their embeddings and inversions, each made once however many pictures begin with it."""
+    """Where sources are prepared: their embeddings and inversions, each made once however many pictures begin with it.
+
+    `weights` are the names of the system's weights by role; latents tell those that they depend on.
+    """
 
     parts: Parts
-    weights: dict[str, str]
+    weights: Mapping[str, str]
     pca: Pca | None = None
     on_step: OnStep = silent
     _latents: dict[tuple[int, str], Latent] = field(default_factory=dict)
@@ -71,10 +75,14 @@ class Bench:
         x0 = square(pixels[None], stage.net.config.size).clamp(-1, 1).to(stage.device)
         steps = stage.invert(cond, x0)
         x = finish(stage, steps, lambda _, step: self.on_step(INVERSION, step))
-        return Latent(emb.cpu(), x[0].cpu(), prompt, self.weights)
+        return Latent(emb.cpu(), x[0].cpu(), prompt, self._made_with)
+
+    @property
+    def _made_with(self) -> dict[str, str]:
+        return {role: mark for role, mark in self.weights.items() if role in ("clip", "decoder")}
 
     def _checked(self, latent: Latent) -> Latent:
-        for role, mine in self.weights.items():
+        for role, mine in self._made_with.items():
             theirs = (latent.weights or {}).get(role, mine)
             if theirs != mine:
                 raise UnclipError(

@@ -1,4 +1,4 @@
-"""Of several pictures drawn for one, CLIP keeps that which fits best (2102.12092, section 2.6, does so among 512)."""
+"""Of several pictures drawn for one the best is kept, by CLIP (as 2102.12092, section 2.6, does of 512) and a matcher."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,42 +9,70 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unclip.clip import Clip
+from unclip.clip import Clip, Text
 from unclip.conditioning import Prompts
+from unclip.loading import Shelf, computing
+from unclip.models.matcher import Matcher
 from unclip.settings import Settings
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Of the small pictures of `best_of` seeds the best is kept; likeness to its prompt counts `text_weight`, that to its
-    embedding 1."""
+    """Of the small pictures of `best_of` seeds the best is kept; likeness to its prompt counts `text_weight`, the logarithm of
+    how likely the prompt is true of it `match_weight`, likeness to its embedding 1."""
 
     best_of: int
-    text_weight: float
+    text_weight: float = 0.0
+    match_weight: float = 0.0
 
     def at(self, settings: Settings) -> "Choice":
         """This choice under a user's settings."""
         asked = {field.name: getattr(settings, field.name) for field in dataclasses.fields(self)}
         return dataclasses.replace(self, **{name: value for name, value in asked.items() if value is not None})
 
-    def best(self, like: Float[Tensor, "2 k b"]) -> Int[Tensor, " b"]:
+    def best(self, like: Float[Tensor, "3 k b"]) -> Int[Tensor, " b"]:
         """Which of k pictures is the best by their `likeness`, for each of b; the first of equals."""
-        to_emb, to_text = like
-        return (to_emb + self.text_weight * to_text).argmax(dim=0)
+        to_emb, to_text, match = like
+        return (to_emb + self.text_weight * to_text + self.match_weight * match).argmax(dim=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """A matcher, and the shelf it stands on."""
+
+    net: Matcher
+    shelf: Shelf
+
+    def __call__(self, clip: Clip, pictures: Float[Tensor, "b c h w"], text: Text) -> Float[Tensor, " b"]:
+        """The logarithm of how likely each text is true of its picture; the pictures are in [-1, 1]."""
+        assert text.hidden is not None
+        assert text.mask is not None
+        cells = clip.cells(pictures, self.net.config.layer)
+        self.shelf.fetch(self.net)
+        with torch.no_grad(), computing(self.shelf.device, self.shelf.dtype):
+            return F.logsigmoid(self.net(cells, text.hidden, text.mask).float())
 
 
 def likeness(
-    clip: Clip, pictures: Float[Tensor, "b c h w"], image_emb: Float[Tensor, "b d"], prompts: Prompts
-) -> Float[Tensor, "2 b"]:
-    """The cosines of each picture's CLIP embedding with `image_emb`, which it was drawn from, and with its prompt's.
+    clip: Clip,
+    pictures: Float[Tensor, "b c h w"],
+    image_emb: Float[Tensor, "b d"],
+    prompts: Prompts,
+    matching: Matching | None = None,
+) -> Float[Tensor, "3 b"]:
+    """The cosines of each picture's CLIP embedding with `image_emb`, which it was drawn from, and with its prompt's; and the
+    logarithm of how likely the prompt is true of it.
 
     The prior may have misread the prompt, and the first alone would keep the picture truest to the mistake; CLIP's one vector
-    of a text tells less of it than the prior read, word by word. With an empty prompt the second is 0. Raises UnclipError when
-    this CLIP reads texts only.
+    of a text tells less of it than the prior read, word by word, as a matcher does. With an empty prompt the second and the
+    third are 0, and the third without a matcher. Raises UnclipError when this CLIP reads texts only.
     """
-    seen = clip.image_emb(pictures.clamp(-1, 1))
+    pictures = pictures.clamp(-1, 1)
+    seen = clip.image_emb(pictures)
     told = F.cosine_similarity(seen, prompts.text.emb.to(seen))
-    return torch.stack([F.cosine_similarity(seen, image_emb.to(seen)), told * prompts.keep.to(seen.device)])
+    match = torch.zeros_like(told) if matching is None else matching(clip, pictures, prompts.text)
+    keep = prompts.keep.to(seen.device)
+    return torch.stack([F.cosine_similarity(seen, image_emb.to(seen)), told * keep, match * keep])
 
 
 def picked(tries: Sequence[Float[Tensor, "b ..."]], which: Int[Tensor, " b"]) -> Float[Tensor, "b ..."]:

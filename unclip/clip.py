@@ -148,6 +148,25 @@ class Clip:
         with torch.no_grad():
             return self._scaled(self.net.encode_image(normalise(images.to(self.device, self.dtype), self.config)))
 
+    def cells(self, images: Float[Tensor, "b 3 h w"], layer: int) -> Float[Tensor, "b c s s"]:
+        """What block `layer` of the picture tower makes of pictures in [-1, 1]: a map, from 0 (a ResNet's stem) on.
+
+        Raises UnclipError when this CLIP reads texts only, or its picture tower has no such block.
+        """
+        if self.config.vision is None:
+            raise UnclipError(f"{self.weights.where}: reads texts only, and this needs what it sees in a picture")
+        seen = normalise(images.to(self.device, self.dtype), self.config)
+        try:
+            with torch.no_grad():
+                out = self.net.forward_intermediates(
+                    seen, image_indices=[layer], stop_early=True, intermediates_only=True
+                )
+        except AssertionError:
+            raise UnclipError(
+                f"{self.weights.where}: its picture tower has no block {layer}; give a lower layer"
+            ) from None
+        return cast(Tensor, out["image_intermediates"][0])
+
     def text(self, prompts: Sequence[str]) -> Text:
         """Embeddings and hidden states of prompts; warns where one is cut."""
         ids, mask = self.tokenizer(prompts, self.config.context)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from unclip.choosing import Choice, likeness, picked
+from unclip.choosing import Choice, Matching, likeness, picked
 from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.diffusion.inpainting import Known
@@ -100,6 +100,8 @@ class Parts(Protocol):
     def upsamplers(self) -> tuple[Stage[Upsampler], ...]: ...
     @property
     def choice(self) -> Choice: ...
+    @property
+    def matching(self) -> Matching | None: ...
     def seeded(self, seed: int) -> Seed: ...
 
 
@@ -174,9 +176,9 @@ def _small(parts: Parts, starts: Sequence[Start], negative: str, on_step: OnStep
 
 
 def _best(parts: Parts, starts: Sequence[Start], tries: Sequence[Small]) -> Small:
-    """Row by row, the try whose picture CLIP finds most like its embedding and its prompt; the first of equals."""
+    """Row by row, the try whose picture fits its embedding and its prompt best; the first of equals."""
     prompts = read(parts.clip, [start.prompt for start in starts])
-    like = torch.stack([likeness(parts.clip, one.x, one.image_emb, prompts) for one in tries], dim=1)
+    like = torch.stack([likeness(parts.clip, one.x, one.image_emb, prompts, parts.matching) for one in tries], dim=1)
     which = parts.choice.best(like)
     seeds = [tries[int(k)].seeds[row] for row, k in enumerate(which)]
     x, emb = (picked([getattr(one, name) for one in tries], which) for name in ("x", "image_emb"))

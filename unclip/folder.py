@@ -12,12 +12,14 @@ import torch
 from pydantic import Field
 
 from unclip.checkpoint import Header, Weights, weights
+from unclip.choosing import Matching
 from unclip.clip import Clip
 from unclip.config import NonNegativeFloat, Positive, build, config, load
 from unclip.errors import UnclipError, UnclipWarning
 from unclip.latents import Pca
 from unclip.loading import Shelf
 from unclip.models.decoder import Decoder
+from unclip.models.matcher import Matcher
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 from unclip.noise import Style
@@ -40,13 +42,14 @@ class SystemConfig:
     """The contents of `system.toml`: files beside it, and where wanted other sampling than these recommend.
 
     `pca` holds principal components of CLIP's embeddings. `candidates` is how many embeddings the prior draws to keep the
-    best, `best_of` how many small pictures are drawn for CLIP to keep the best, in whose choice likeness to the prompt
-    counts `text_weight`, that to the embedding 1; with prior = "" pictures are made from pictures only. `noise` is how it
-    is drawn: from a stream of its own for each stage and picture, or from one per picture as "diffusers" or "native" Karlo
-    do. `allow_mixed_clip` lets stages through that were trained on the embeddings of different CLIPs. `subject` says what
-    the system can draw; `words` are all that its captions used: a prompt with others is drawn with a warning. `variations`
-    are what `vary` draws from fresh noise under, where it is not told otherwise: guidance and the best of several are of
-    use to a text, but narrow what varies.
+    best, `best_of` how many small pictures are drawn to keep the best, in whose choice likeness to the embedding counts 1,
+    to the prompt `text_weight`, and what the `matcher` says of prompt and picture `match_weight`; with prior = "" pictures
+    are made from pictures only. `noise` is how it is drawn: from a stream of its own for each stage and picture, or from one
+    per picture as "diffusers" or "native" Karlo do. `allow_mixed_clip` lets stages through that were trained on the
+    embeddings of different CLIPs, but no matcher, which reads the CLIP itself. `subject` says what the system can draw;
+    `words` are all that its captions used: a prompt with others is drawn with a warning. `variations` are what `vary` draws
+    from fresh noise under, where it is not told otherwise: guidance and the best of several are of use to a text, but narrow
+    what varies.
     """
 
     name: str
@@ -55,9 +58,11 @@ class SystemConfig:
     decoder: str = "decoder.safetensors"
     upsamplers: tuple[str, ...] = ()
     pca: str | None = None
+    matcher: str | None = None
     candidates: Positive = 2
     best_of: Positive = 1
     text_weight: NonNegativeFloat = 0.0
+    match_weight: NonNegativeFloat = 0.0
     noise: Style = "streams"
     subject: str = ""
     words: tuple[str, ...] = ()
@@ -77,6 +82,7 @@ class Parts:
     upsamplers: tuple[Stage[Upsampler], ...]
     headers: dict[str, Header]
     pca: Pca | None = None
+    matching: Matching | None = None
 
 
 def strangers(system: SystemConfig, prompts: Iterable[str]) -> list[str]:
@@ -114,6 +120,7 @@ class Box:
     decoder: Weights | None
     upsamplers: tuple[Weights, ...]
     pca: Path | None = None
+    matcher: Weights | None = None
 
 
 def boxed(folder: str | Path) -> Box:
@@ -130,6 +137,7 @@ def boxed(folder: str | Path) -> Box:
         weights(folder / system.decoder),
         tuple(weights(folder / name) for name in system.upsamplers),
         None if system.pca is None else folder / system.pca,
+        None if system.matcher is None else weights(folder / system.matcher),
     )
 
 
@@ -157,7 +165,9 @@ def assembled(box: Box, shelf: Shelf) -> Parts:
         upsamplers.append(replace(opened, name=f"upsampler-{opened.net.config.size}"))
     pca = Pca.load(box.pca) if box.pca else None
     headers |= {"pca": pca[1]} if pca else {}
-    parts = Parts(box.config, clip, prior, decoder, tuple(upsamplers), headers, pca and pca[0])
+    headers |= {"matcher": box.matcher.header} if box.matcher else {}
+    matching = None if box.matcher is None else Matching(shelf.net(box.matcher, Matcher), shelf)
+    parts = Parts(box.config, clip, prior, decoder, tuple(upsamplers), headers, pca and pca[0], matching)
     _check(parts, box.where)
     return parts
 
@@ -169,20 +179,10 @@ def with_sampling(stage: Stage, changes: dict[str, Any], where: str) -> Stage:
 
 
 def _check(parts: Parts, folder: str) -> None:
-    """That all stages were trained on this CLIP, each upsampler starts where the stage before it ends, and none shrinks what is
+    """That all parts were trained on this CLIP, each upsampler starts where the stage before it ends, and none shrinks what is
     no residual."""
     for name, header in parts.headers.items():
-        parent = header.parents.get("clip")
-        if name in ("prior", "decoder") and parent is None and not parts.config.allow_mixed_clip:
-            raise UnclipError(
-                f"{folder}: the {name} does not say which CLIP it was trained on; use files that do, or set"
-                f" allow_mixed_clip = true in {FILE}"
-            )
-        if parent not in (None, parts.clip.fingerprint) and not parts.config.allow_mixed_clip:
-            raise UnclipError(
-                f"{folder}: the {name} was trained on CLIP {parent[:12]} but the system's CLIP is"
-                f" {parts.clip.fingerprint[:12]}; use matching files, or set allow_mixed_clip = true in {FILE}"
-            )
+        _check_clip(name, header, parts, folder)
     readers = [stage for stage in (parts.prior, parts.decoder) if stage is not None]
     for stage in (*readers, *parts.upsamplers):
         try:
@@ -202,6 +202,21 @@ def _check(parts: Parts, folder: str) -> None:
                 f"{folder}: an upsampler makes {made.size} px from {made.size // made.scale}, but gets {size}"
             )
         size = made.size
+
+
+def _check_clip(name: str, header: Header, parts: Parts, folder: str) -> None:
+    """That a part which was trained on a CLIP was trained on the system's."""
+    parent, matcher = header.parents.get("clip"), name == "matcher"
+    if parts.config.allow_mixed_clip and not matcher:
+        return
+    mend = "use matching files" + ("" if matcher else f", or set allow_mixed_clip = true in {FILE}")
+    if name in ("prior", "decoder", "matcher") and parent is None:
+        raise UnclipError(f"{folder}: the {name} does not say which CLIP it was trained on; {mend}")
+    if parent not in (None, parts.clip.fingerprint):
+        raise UnclipError(
+            f"{folder}: the {name} was trained on CLIP {parent[:12]} but the system's CLIP is"
+            f" {parts.clip.fingerprint[:12]}; {mend}"
+        )
 
 
 def _check_text(stage: Stage, clip: Clip, folder: str) -> None:

@@ -68,6 +68,11 @@ class Shelf:
         return tensor.to(self.device, dtype, copy=True, memory_format=layout)
 
 
+def computing(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """The context in which nets on a device compute in `dtype`: autocast where that is half precision."""
+    return torch.autocast(device.type, dtype, enabled=dtype.itemsize == 2)
+
+
 def precisions(net: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The precision in which each tensor of a net is kept when it computes in `dtype`."""
     rounded = {

@@ -29,4 +29,5 @@ def opened(
         "identity": {"name": parts.config.name, "weights": fingerprints},
         "config": parts.config,
         "pca": parts.pca,
+        "matching": parts.matching,
     }

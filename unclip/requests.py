@@ -109,7 +109,9 @@ def check_recipe(recipe: Any, commands: Collection[str]) -> None:
 
 def recipe_settings(recipe: Mapping[str, Any]) -> Settings:
     """The settings of a recipe; as its version drew, where it did not have one yet. Raises UnclipError for unknown ones."""
-    return build(Settings, {"best_of": 1, "text_weight": 0.0} | recipe["settings"], "the recipe's settings")
+    return build(
+        Settings, {"best_of": 1, "text_weight": 0.0, "match_weight": 0.0} | recipe["settings"], "the recipe's settings"
+    )
 
 
 def check_maker(recipe: Mapping[str, Any], weights: Mapping[str, str], made_by: Mapping[str, Any]) -> None:

@@ -49,6 +49,9 @@ class Settings:
     text_weight
         How much likeness to the prompt counts in that choice, where likeness to the embedding counts 1; without effect on
         the best of 1.
+    match_weight
+        How much the logarithm of the probability that the prompt is true of the picture counts in it, as the system's matcher
+        has it.
     upsampler_steps
         Sampling steps of each upsampler.
     """
@@ -65,6 +68,7 @@ class Settings:
     candidates: Count | None = None
     best_of: Count | None = None
     text_weight: Amount | None = None
+    match_weight: Amount | None = None
     upsampler_steps: Count | None = None
 
     @property

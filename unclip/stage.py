@@ -19,7 +19,7 @@ from unclip.diffusion.inpainting import Known, repaint
 from unclip.diffusion.process import Process, ProcessConfig
 from unclip.diffusion.samplers import Step, ddim_invert, sample
 from unclip.errors import UnclipError
-from unclip.loading import Shelf
+from unclip.loading import Shelf, computing
 from unclip.noise import Noise
 
 N = TypeVar("N", bound=nn.Module)
@@ -144,15 +144,12 @@ class Stage(Generic[N]):
     def _prepare(self, cond: Any) -> Any:
         if self.shelf is not None:
             self.shelf.fetch(self.net)
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), computing(self.device, self.dtype):
             return cast(Any, self.net).prepare(cond)  # every diffusion net has it; nn.Module cannot say so
 
     def _call(self, x: Float[Tensor, "b ..."], t: Tensor, cond: Any) -> Float[Tensor, "b ..."]:
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), computing(self.device, self.dtype):
             return self.net(x, t, cond).to(x.dtype)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype.itemsize == 2)
 
 
 def open_stage(name: str, weights: Weights, net_type: type[N], shelf: Shelf) -> Stage[N]:

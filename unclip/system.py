@@ -42,6 +42,7 @@ class UnCLIP:
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
     config: SystemConfig = SystemConfig(name="unnamed")
     pca: Pca | None = None
+    matching: choosing.Matching | None = None
 
     @classmethod
     def from_pretrained(
@@ -220,7 +221,7 @@ class UnCLIP:
     @property
     def choice(self) -> choosing.Choice:
         """How many small pictures are drawn for one, and how the best is chosen."""
-        return choosing.Choice(self.config.best_of, self.config.text_weight)
+        return choosing.Choice(self.config.best_of, self.config.text_weight, self.config.match_weight)
 
     def seeded(self, seed: int) -> Seed:
         """What a picture's noise is drawn from."""
@@ -236,8 +237,7 @@ class UnCLIP:
         return dataclasses.replace(self, config=config, **choices.chosen(self, settings))
 
     def _bench(self, on_step: OnStep) -> Bench:
-        weights = {role: mark for role, mark in self.identity.get("weights", {}).items() if role in ("clip", "decoder")}
-        return Bench(self, weights, self.pca, on_step)
+        return Bench(self, self.identity.get("weights", {}), self.pca, on_step)
 
     @property
     def sampling(self) -> dict[str, Any]:

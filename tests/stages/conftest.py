@@ -55,6 +55,10 @@ TABLES: dict[str, dict[str, Any]] = {
         "process": {"predicts": "eps", "variance": "learned", "timesteps": 20},
         "sampling": {"sampler": "ddim", "steps": 2, "guidance": 2.0},
     },
+    "matcher": {
+        "model": {"layer": 0, "channels": 8, "blocks": 1, "width": 16, "depth": 1, "heads": 2},
+        "objective": {"negatives": 2},
+    },
     "upsampler": {
         "model": {"size": SIZE, "unet": UNET, "level": True},
         "process": {"predicts": "v", "timesteps": 20},
@@ -98,6 +102,8 @@ class Lab:
         tables = {"data": data, "optim": {"lr": 1e-2, "warmup": 2, "ema": 0.9}, "run": run} | TABLES[name]
         if name in ("prior", "draft", "decoder"):
             tables["clip"] = {"path": str(self.clip), "embeddings": "computed"}
+        if name == "matcher":
+            tables["clip"] = {"path": str(self.clip)}
         return override(tables, overrides)
 
     def stored(self) -> tuple[str, ...]:

@@ -3,21 +3,22 @@
 import itertools
 from pathlib import Path
 
-from tools.reproduce import Plan, steps
+from tools.reproduce import Plan, assemble, steps
 from unclip.config import load, override, read_toml
+from unclip.folder import SystemConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def commands(folder: Path, root: Path) -> dict[str, tuple[str, ...]]:
-    """The steps up to the decoder's training."""
+def commands(folder: Path, root: Path, last: str = "train decoder") -> dict[str, tuple[str, ...]]:
+    """The steps up to one of them."""
     plan = load(Plan, folder / "reproduce.toml")
     found = {}
     for step in steps(plan, folder, root, 1.0):
         found[step.name] = step.words
-        if step.name == "train decoder":
+        if step.name == last:
             return found
-    raise AssertionError("no decoder is trained")
+    raise AssertionError(f"there is no {last}")
 
 
 def test_a_draft_is_trained_before_the_decoder_that_begins_with_it(tmp_path: Path) -> None:
@@ -45,6 +46,27 @@ def test_a_draft_is_trained_before_the_decoder_that_begins_with_it(tmp_path: Pat
     assert tables["prior"]["objective"]["pca"] == found["embed train"][-1]
     assert tables["decoder"]["model"]["draft"] == tables["draft"]["model"]["width"]
     assert tables["decoder"]["model"]["pooled_text"] == tables["draft"]["model"]["text_emb"]
+
+
+def test_a_matcher_is_trained_on_pictures_and_gathered_with_the_rest(tmp_path: Path) -> None:
+    folder = CONFIGS / "demo"
+    plan = load(Plan, folder / "reproduce.toml")
+    words = commands(folder, tmp_path / "none", "train matcher")["train matcher"]
+    assert words[:2] == ("-m", "stages.matcher")
+    table = override(read_toml(folder / "matcher.toml"), words[3:])
+    assert table["clip"] == {"path": str(tmp_path / "none" / "runs" / "clip" / "weights.safetensors")}
+    shards = tmp_path / "none" / "data" / "pictures" / "{train,crowded,stacked,twins}" / "*.tar"
+    assert table["data"]["shards"] == str(shards)
+    for made in (["matcher"], []):
+        runs = tmp_path / f"runs{len(made)}"
+        for name in ("clip", "prior", "decoder", *plan.upsamplers, *made):
+            (runs / name).mkdir(parents=True)
+            (runs / name / "weights.safetensors").write_text(name)
+        (runs / "pca.safetensors").write_text("pca")
+        system = tmp_path / f"system{len(made)}"
+        assemble(plan, runs, system)
+        assert load(SystemConfig, system / "system.toml").matcher == (f"{made[0]}.safetensors" if made else None)
+        assert sorted(path.stem for path in system.glob("m*")) == made
 
 
 def test_without_a_config_of_a_draft_none_is_trained(tmp_path: Path) -> None:

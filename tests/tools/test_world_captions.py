@@ -34,6 +34,7 @@ RELATION = re.compile(
     r" (?=a |an |another )"
 )
 MEANS = {"standing on": "on top of", "on": "on top of", "below": "under", "underneath": "under"}
+HINTS = {2: re.compile(r"and (something else|another object)"), 3: re.compile(r"and (other things|two more objects)")}
 NUMBER = {"two": 2, "2": 2, "a pair of": 2, "three": 3, "3": 3}
 
 
@@ -92,6 +93,11 @@ def _true(scene, text):
         return NUMBER[counted[1]] == len(scene.things) and all(_fits(thing, told) for thing in scene.things)
     told, relation = _phrases(text), RELATION.search(text)
     name = relation and MEANS.get(relation[1], relation[1])
+    hinted = [
+        count for count, hint in HINTS.items() if hint.search(text)
+    ]  # without a hint, what is listed is all there is
+    if told and not name and (hinted or [len(told)]) != [len(scene.things)]:
+        return False
     return any(
         all(map(_fits, order, told)) and (not name or _related(scene, order[0], name, order[1]))
         for order in permutations(scene.things, len(told))
@@ -158,7 +164,7 @@ def test_negatives_are_false_of_their_scene_and_nearly_its_captions(scenes):
 
 def test_negatives_say_how_things_are_joined_and_nothing_that_is_held_out():
     train = [sample(3, i, "train") for i in range(200)]
-    joined = turned = 0
+    joined = turned = fewer = more = elsewhere = 0
     for scene in train:
         for caption, texts in zip(captions(scene), negatives(scene), strict=True):
             told = _phrases(caption)
@@ -167,9 +173,13 @@ def test_negatives_say_how_things_are_joined_and_nothing_that_is_held_out():
                 assert not {(one["colour"], one["shape"]) for one in claims} & set(HELD_OUT_PAIRS), text
                 same = sorted(caption.split()) == sorted(text.split())
                 joined += same and _phrases(text) != told
+                fewer += len(claims) < len(told)
+                more += len(claims) > len(told)
+                elsewhere += _phrases(text) == told and FLOOR.findall(text) != FLOOR.findall(caption)
                 turned += _phrases(text) == told and RELATION.findall(text) != RELATION.findall(caption)
     assert joined > 100
     assert turned > 50
+    assert min(fewer, more, elsewhere) > 50, (fewer, more, elsewhere)
 
 
 def test_a_changed_scene_in_which_nothing_is_clearly_left_or_behind_is_told_otherwise():

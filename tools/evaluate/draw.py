@@ -90,7 +90,7 @@ def pictures(
 
 def tries(
     system: UnCLIP, mode: Mode, part: Sequence[Prompt], seeds: Sequence[int], count: int, keep: Path | None = None
-) -> tuple[Float[Tensor, "k b 3 64 64"], Float[Tensor, "2 k b"]]:
+) -> tuple[Float[Tensor, "k b 3 64 64"], Float[Tensor, "3 k b"]]:
     """Pictures of `count` seeds for each prompt, and their `likeness` to the embedding and the text that it is told of.
 
     Told nothing, it draws one. What was kept in the folder `keep` is not drawn again.
@@ -103,8 +103,8 @@ def tries(
         draw = partial(_drawn, system, mode, part, told, others)
         made = draw() if keep is None else kept(keep, about | {"seeds": others}, draw)
         found.append(made["images"])
-        to_emb, to_text = likeness(system.clip, made["images"], made["image_emb"], told)
-        like.append(torch.stack([to_emb, to_text * (mode not in TEXTLESS)]))
+        to_emb, *to_text = likeness(system.clip, made["images"], made["image_emb"], told, system.matching)
+        like.append(torch.stack([to_emb, *(one * (mode not in TEXTLESS) for one in to_text)]))
     return torch.stack(found), torch.stack(like, dim=1).cpu()
 
 

@@ -189,11 +189,14 @@ def settings(work: Work, count: int) -> None:
     points = list(sweep.sweep(work.system, work.reader, told, real, work.progress("sweep", total)))
     top = sweep.best(points)
     work.say("sweep", {"points": points, "best": top}, report.sweep(points, top))
-    numbers, weights = sweep.best_of_several(
+    tables = sweep.best_of_several(
         work.system, work.reader, told, work.progress("best of several", len(told)), work.keep
     )
     choice = work.system.choice
-    title = f"The whole system, if CLIP keeps the best of N pictures; it draws {choice.best_of}"
-    work.say("best of several", numbers, report.numbers(title, numbers))
-    title = f"The whole system, by how much the text weighs in choosing; it draws with {choice.text_weight:g}"
-    work.say("text weight", weights, report.numbers(title, weights))
+    titles = {
+        "best of several": f"The whole system, if the best of N pictures is kept; it draws {choice.best_of}",
+        "text weight": f"The whole system, by how much the text weighs in choosing; it draws with {choice.text_weight:g}",
+        "match weight": f"The whole system, by how much the matcher weighs in choosing; it draws with {choice.match_weight:g}",
+    }
+    for name, table in tables.items():
+        work.say(name, table, report.numbers(titles[name], table))

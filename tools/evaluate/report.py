@@ -57,7 +57,9 @@ def sweep(points: Sequence[Point], best: Point) -> str:
 
 def how_drawn(system: UnCLIP) -> dict[str, Any]:
     """How a system draws, which its weights do not say."""
-    told = {name: getattr(system.config, name) for name in ("candidates", "best_of", "text_weight", "noise")}
+    told = {
+        name: getattr(system.config, name) for name in ("candidates", "best_of", "text_weight", "match_weight", "noise")
+    }
     return system.sampling | told | {"variations": system.config.variations.named}
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from unclip.system import UnCLIP
 
 GUIDANCE, STEPS = (1.0, 2.0, 3.0, 5.0, 8.0), (6, 12, 25)
 NUMBERS = (1, 2, 4, 8, 16)
-WEIGHTS = (0.0, 0.25, 0.5, 1.0)
+TEXT_WEIGHTS, MATCH_WEIGHTS = (0.0, 0.25, 0.5, 1.0), (0.0, 0.05, 0.1, 0.2, 0.4)
 TOLD = ("one object", "two objects", "relation", "count", "caption")
 SAMPLERS: tuple[Sampler, ...] = ("ddim", "dpmpp_2m")
 
@@ -70,11 +70,11 @@ def best_of_several(
     prompts: Sequence[Prompt],
     progress: Callable[[int], None],
     keep: Path | None = None,
-) -> tuple[dict[str, dict[str, Estimate]], dict[str, dict[str, Estimate]]]:
-    """What the whole system's pictures show if of so many seeds' the best is kept, by its own `text_weight`; and, of the most
-    of these, by other weights. The pictures are kept in the folder `keep`."""
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """What the whole system's pictures show if of so many seeds' the best is kept, by its own weights; and, of the most of
+    these, by other weights. The pictures are kept in the folder `keep`."""
     parts, own = [], system.choice
-    numbers, weights = sorted({*NUMBERS, own.best_of}), sorted({*WEIGHTS, own.text_weight})
+    numbers = sorted({*NUMBERS, own.best_of})
     most = numbers[-1]
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
@@ -82,15 +82,20 @@ def best_of_several(
         progress(len(part))
     pictures, like = torch.cat([one for one, _ in parts], dim=1), torch.cat([one for _, one in parts], dim=2)
 
-    def shown(number: int, weight: float) -> dict[str, Estimate]:
-        which = Choice(number, weight).best(like[:, :number])
-        aligned = judged(reader, picked(list(pictures[:number]), which), prompts).aligned
+    def shown(choice: Choice) -> dict[str, Estimate]:
+        which = choice.best(like[:, : choice.best_of])
+        aligned = judged(reader, picked(list(pictures[: choice.best_of]), which), prompts).aligned
         return {tag: aligned[tag].right for tag in TOLD if tag in aligned}
 
-    return (
-        {f"best of {number}": shown(number, own.text_weight) for number in numbers},
-        {f"weight {weight:g}": shown(most, weight) for weight in weights},
-    )
+    own = replace(own, best_of=most)
+    weighed = {"text_weight": TEXT_WEIGHTS} | ({} if system.matching is None else {"match_weight": MATCH_WEIGHTS})
+    return {"best of several": {f"best of {number}": shown(replace(own, best_of=number)) for number in numbers}} | {
+        name.replace("_", " "): {
+            f"weight {weight:g}": shown(replace(own, **{name: weight}))
+            for weight in sorted({*weights, getattr(own, name)})
+        }
+        for name, weights in weighed.items()
+    }
 
 
 def best(points: Sequence[Point]) -> Point:

@@ -19,6 +19,7 @@ from tools.world.splits import held_out
 
 EACH = 4  # of one caption
 STACKED = ("on top of", "under")
+MOST = 3  # things in a scene
 VALUES: dict[str, Sequence[str]] = {
     "colour": tuple(palette.COLOURS),
     "shape": palette.SHAPES,
@@ -52,11 +53,12 @@ def _false(scene: Scene, retell: Teller, rng: random.Random) -> Iterator[str]:
 def plausible(caption: Caption, scene: Scene) -> bool:
     """Whether all that a caption claims may be said of a scene, its things taken for whichever of the scene's fit.
 
-    A relation that the geometry leaves open may be said.
+    A relation that the geometry leaves open may be said, and other things beside the two that stand in it may go untold.
     """
     if any(told not in (None, shown) for told, shown in ((caption.floor, scene.floor), (caption.style, scene.style))):
         return False
-    if caption.count not in (None, len(scene.things)) or len(caption.things) > len(scene.things):
+    counted = caption.count is not None and caption.relation is None
+    if (counted and caption.count != len(scene.things)) or len(caption.things) > len(scene.things):
         return False
     if caption.sign is not None and (scene.sign is None or scene.sign.word != caption.sign):
         return False
@@ -84,8 +86,11 @@ def _fits(claim: Claim, thing: Thing) -> bool:
 
 def _changes(scene: Scene, rng: random.Random) -> Iterator[Change]:
     """Every kind of change in a random order, each with luck making a caption false."""
-    kinds: list[Change] = [_other(key) for key in NAMED]
+    kinds: list[Change] = [*(_other(key) for key in NAMED), _elsewhere]
+    if len(scene.things) < MOST:
+        kinds += [_joined]
     if len(scene.things) > 1:
+        kinds += [_left]
         kinds += [_exchanged(("colour",)), _exchanged(("shape",)), _exchanged(("size", "material"))]
         kinds += [_exchanged(tuple(NAMED)), _exchanged(tuple(NAMED)), _turned]
     yield from rng.sample(kinds, len(kinds))
@@ -122,6 +127,30 @@ def _turned(scene: Scene, rng: random.Random) -> Scene:
         scene,
         {k: replace(t, centre=(sign * t.centre[2], t.centre[1], t.centre[0])) for k, t in enumerate(scene.things)},
     )
+
+
+def _elsewhere(scene: Scene, rng: random.Random) -> Scene:
+    """On another floor, or in the other style."""
+    if rng.random() < 0.5:
+        return replace(scene, floor=rng.choice([name for name in palette.FLOORS if name != scene.floor]))
+    return replace(scene, style=rng.choice([name for name in palette.STYLES if name != scene.style]))
+
+
+def _left(scene: Scene, rng: random.Random) -> Scene:
+    """One thing is gone, and whatever stood on it."""
+    gone = rng.randrange(len(scene.things))
+    kept = [thing for k, thing in enumerate(scene.things) if gone not in (k, thing.on)]
+    return replace(scene, things=tuple(replace(thing, on=None) for thing in kept) or scene.things)
+
+
+def _joined(scene: Scene, rng: random.Random) -> Scene:
+    """One thing more, beside one that is there."""
+    beside = rng.choice(scene.things)
+    x, y, z = beside.centre
+    step = rng.choice((-2.0, 2.0))
+    place = (x + step, y, z) if rng.random() < 0.5 else (x, y, z + step)
+    names = {key: rng.choice(VALUES[key]) for key in ("colour", "shape")}
+    return replace(scene, things=(*scene.things, replace(beside, centre=place, on=None, **names)))
 
 
 def _with(scene: Scene, changed: dict[int, Thing]) -> Scene:

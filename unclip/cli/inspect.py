@@ -73,7 +73,9 @@ def _system(folder: Path) -> str:
             f" {how.sampler}, {how.steps} steps, guidance {how.guidance:g}{f', shrink {how.shrink:g}' if how.shrink else ''}"
         )
     kept = f"{len(parts.pca.components)} principal components" if parts.pca else "no principal components"
-    weight = f" (text_weight {parts.config.text_weight:g})" if parts.config.best_of > 1 else ""
+    weighed = {name: getattr(parts.config, name) for name in ("text_weight", "match_weight")}
+    weights = ", ".join(f"{name} {value:g}" for name, value in weighed.items() if value or name == "text_weight")
+    weight = f" ({weights})" if parts.config.best_of > 1 else ""
     lines.append(f"  one picture is the best of {parts.config.best_of} small ones{weight}; {kept}")
     if own := parts.config.variations.named:
         lines.append(f"  variations from fresh noise: {', '.join(f'{name} {value}' for name, value in own.items())}")

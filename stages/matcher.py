@@ -16,8 +16,8 @@ from stages.export import export
 from stages.fit import Preview, Watch, fit, held_out, stream
 from stages.run import OptimConfig, Run, RunConfig, command
 from stages.state import begin
-from unclip.clip import Clip, Text
-from unclip.config import Natural, Positive, build, config, to_dict
+from unclip.clip import Clip
+from unclip.config import Positive, build, config, to_dict
 from unclip.images import square
 from unclip.models.matcher import Matcher, MatcherConfig
 
@@ -32,10 +32,10 @@ class MatcherSource:
 @config
 class ObjectiveConfig:
     """Of how many texts a picture is told apart: `negatives`, captions that are nearly its own, as far as the shards hold any,
-    and `others`, its neighbours' in the batch."""
+    and `others`, its neighbours' in the batch, which now and then are true of it too (of the demo's pictures 3 to 6 %)."""
 
     negatives: Positive = 4
-    others: Natural = 1
+    others: Positive = 1
 
 
 @config
@@ -53,6 +53,8 @@ class MatcherRun:
     def __post_init__(self) -> None:
         if not self.data.images:
             raise ValueError("data.images = false, but a matcher is trained on pictures")
+        if self.objective.others >= self.run.batch:
+            raise ValueError(f"objective.others = {self.objective.others} must be below run.batch = {self.run.batch}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Objective:
     """How well a net tells that a picture's caption is true of it and others are not, by two losses, per sample.
 
     `choice`: the cross-entropy of the caption among all its texts. `truth`: that of each text's being true, in which the
-    caption counts as much as all that are false. `told_apart`: whether it is the likeliest but for its neighbours'.
+    caption counts as much as all that are false. `told_apart`: whether no negative is likelier than the caption.
     """
 
     settings: MatcherRun
@@ -73,43 +75,42 @@ class Objective:
         pictures = square(batch.images, self.clip.config.image_size)
         if net.training:
             pictures = low_res(pictures, 1, self.settings.degrade, rng)[0].clamp(-1, 1)
-        columns, given = texts(batch, how.negatives, rng)
-        read = self._read([text for column in columns for text in column])
-        assert read.hidden is not None
-        assert read.mask is not None
-        hidden, mask = (torch.cat([x, *_turned(x[:rows], how.others)]) for x in (read.hidden, read.mask))
-        cells = self.clip.cells(pictures, self.settings.model.layer)
-        own, *wrong = net(cells, hidden, mask).float().unflatten(0, (-1, rows))
-        there = torch.cat([given, torch.ones(how.others, rows, dtype=torch.bool)]).to(own.device)
+        columns, there = texts(batch, how, rng)
+        hidden, mask = self._read([text for column in columns for text in column])
+        own, *wrong = (
+            net(self.clip.cells(pictures, self.settings.model.layer), hidden, mask).float().unflatten(0, (-1, rows))
+        )
+        there = there.to(own.device)
         false = torch.stack(wrong).masked_fill(~there, -torch.inf)
         choice = -torch.cat([own[None], false]).log_softmax(dim=0)[0]
         truth = F.softplus(-own) + F.softplus(false).sum(dim=0) / there.sum(dim=0).clamp(min=1)
         right = own > false[: how.negatives].amax(dim=0)
         return {"loss": choice + truth, "choice": choice, "truth": truth, "told_apart": right.float()}
 
-    def _read(self, told: list[str]) -> Text:
-        """What CLIP reads in texts, without the padding that all of them have."""
-        ids, mask = self.clip.tokenizer(told, self.clip.config.context)
-        text, length = self.clip.encode(ids.to(self.clip.device), mask.to(self.clip.device)), int(mask.sum(dim=1).max())
+    def _read(self, told: list[str]) -> tuple[Float[Tensor, "n l w"], Bool[Tensor, "n l"]]:
+        """CLIP's states of texts and which of them are real, without the padding that all have at their ends."""
+        text = self.clip.text(told)
         assert text.hidden is not None
         assert text.mask is not None
-        return Text(text.emb, text.hidden[:, :length], text.mask[:, :length])
+        length = int(text.mask.sum(dim=1).max())
+        return text.hidden[:, :length], text.mask[:, :length]
 
 
-def texts(batch: Batch, number: int, rng: torch.Generator) -> tuple[list[list[str]], Bool[Tensor, "k b"]]:
-    """The captions of a batch, then `number` columns of negatives of theirs, and which of these there are: others are empty."""
-    count = len(batch.captions)
-    columns, given = [list(batch.captions)], torch.zeros(number, count, dtype=torch.bool)
-    chosen = [[wrong[k] for k in torch.randperm(len(wrong), generator=rng)[:number]] for wrong in batch.negatives]
-    for k in range(number):
-        columns.append([row[k] if k < len(row) else "" for row in chosen] or [""] * count)
-        given[k] = torch.tensor([k < len(row) for row in chosen] or [False] * count)
-    return columns, given
+def texts(batch: Batch, how: ObjectiveConfig, rng: torch.Generator) -> tuple[list[list[str]], Bool[Tensor, "k b"]]:
+    """The captions of a batch, then columns of texts that are false of its pictures, and which of these there are.
 
-
-def _turned(x: Float[Tensor, "b ..."] | Bool[Tensor, "b ..."], others: int) -> list[Tensor]:
-    """The rows of a batch beside each other row than their own, `others` times."""
-    return [x.roll(turn, dims=0) for turn in range(1, others + 1)]
+    Captions of neighbours follow negatives; where there is none, or a neighbour's is the picture's own, a place stays empty.
+    """
+    captions = list(batch.captions)
+    chosen = [
+        [wrong[k] for k in torch.randperm(len(wrong), generator=rng)[: how.negatives]] for wrong in batch.negatives
+    ]
+    chosen = chosen or [[] for _ in captions]
+    columns = [[row[k] if k < len(row) else "" for row in chosen] for k in range(how.negatives)]
+    for turn in range(1, how.others + 1):
+        beside = captions[-turn:] + captions[:-turn]
+        columns.append([other if other != own else "" for own, other in zip(captions, beside, strict=True)])
+    return [captions, *columns], torch.tensor([[bool(text) for text in column] for column in columns])
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     path, layer = (
         table.get(key) if isinstance(table, Mapping) else None for table, key in ((source, "path"), (model, "layer"))
     )
-    if not (isinstance(path, str) and isinstance(layer, int) and isinstance(model, Mapping)):
+    if not (isinstance(path, str) and type(layer) is int and isinstance(model, Mapping)):
         return dict(values)  # validation will say what is wrong
     clip = Clip(path)
     size = clip.config.image_size

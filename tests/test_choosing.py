@@ -1,9 +1,7 @@
 """Several small pictures for one: which is kept, and that the choice is a function of the seed alone."""
 
 import dataclasses
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -12,12 +10,10 @@ from unclip.choosing import Choice, Matching, likeness, picked
 from unclip.clip import Clip, Text
 from unclip.conditioning import Prompts
 from unclip.drawing import Picture, tries_at_once
-from unclip.errors import UnclipError, UnclipWarning
+from unclip.errors import UnclipWarning
 from unclip.images import to_tensor
 from unclip.noise import redrawn
 from unclip.system import UnCLIP
-
-from .systems import write_clip, write_matcher
 
 WEIGHT = 3.0
 WORDS = {"size": 16, "best_of": 4, "text_weight": WEIGHT}
@@ -52,8 +48,8 @@ class Bright(Matching):
     def __init__(self) -> None:
         pass
 
-    def __call__(self, clip: Clip, pictures: torch.Tensor, text: Text) -> torch.Tensor:
-        return pictures.mean(dim=(1, 2, 3)) - 1
+    def __call__(self, clip: Clip, tries: Sequence[torch.Tensor], text: Text) -> torch.Tensor:
+        return torch.stack([one.mean(dim=(1, 2, 3)) - 1 for one in tries])
 
 
 def told(*words: str, emb: tuple[float, float]) -> Prompts:
@@ -66,11 +62,11 @@ def test_likeness_is_the_cosine_with_what_a_picture_was_drawn_from_and_with_its_
     both = torch.cat([left, right])
     first, second = torch.tensor([[1.0, 0.0]]).expand(2, 2), torch.tensor([[0.0, 3.0]]).expand(2, 2)
     words = told("on the right", "on the right", emb=(0.0, 2.0))
-    assert likeness(Brightness(), both, first, words).tolist() == [[1, 0], [0, 1], [0, 0]]
-    assert likeness(Brightness(), 3 * both, second, words).tolist() == [[0, 1], [0, 1], [0, 0]]
+    tries = [(both, first), (3 * both, second)]
+    assert likeness(Brightness(), tries, words).tolist() == [[[1, 0], [0, 1]], [[0, 1]] * 2, [[0, 0]] * 2]
     half = told("on the right", " ", emb=(0.0, 2.0))
-    assert likeness(Brightness(), both, second, half).tolist() == [[0, 1], [0, 0], [0, 0]]
-    assert likeness(Brightness(), 3 * both, second, half, Bright()).tolist() == [[0, 1], [0, 0], [-0.5, 0]]
+    assert likeness(Brightness(), tries[1:], half).tolist() == [[[0, 1]], [[0, 0]], [[0, 0]]]
+    assert likeness(Brightness(), tries[1:], half, Bright()).tolist() == [[[0, 1]], [[0, 0]], [[-0.5, 0]]]
 
 
 def test_the_best_is_that_of_the_weighted_sum():
@@ -195,45 +191,3 @@ def test_where_noise_is_the_pictures_own_nothing_is_chosen(system):
     assert made.plan["decoder"] == 3
     assert next(made).recipe["settings"]["best_of"] == 1
     assert system.vary(picture, n=1, batch=1, **WORDS).plan["decoder"] == 4 * system.decoder.sampling.steps
-
-
-@pytest.fixture(scope="module")
-def matched(folder, tmp_path_factory) -> Path:
-    """The system with a matcher."""
-    copy = shutil.copytree(folder, tmp_path_factory.mktemp("matched") / "system")
-    write_matcher(copy, Clip(copy / "clip.safetensors"))
-    return copy
-
-
-def test_a_matcher_joins_the_choice(matched, cli):
-    """Told that nothing else counts, it keeps what it finds likeliest; the recipe knows of it, and `info`."""
-    system, heavy = UnCLIP.from_pretrained(matched, "cpu"), {"best_of": 4, "match_weight": 1e4, "size": 16}
-    made = next(system.generate("a red cube", [3], batch=4, **heavy))
-    apart = [next(system.generate("a red cube", [redrawn(3, k)], size=16)) for k in range(4)]
-    said = system.matching(system.clip, pictures_of(iter(apart)), system.clip.text(["a red cube"] * 4))
-    assert (said < 0).all()
-    assert said.std() > 1e-5
-    assert made.image.tobytes() == apart[int(said.argmax())].image.tobytes()
-    assert made.recipe["settings"]["match_weight"] == 1e4
-    assert "matcher" in made.recipe["system"]["weights"]
-    frugal = UnCLIP.from_pretrained(matched, "cpu", low_memory=True)
-    assert next(frugal.generate("a red cube", [3], batch=4, **heavy)).image.tobytes() == made.image.tobytes()
-    file = matched / "system.toml"
-    file.write_text(f"best_of = 3\nmatch_weight = 0.25\n{file.read_text()}")
-    assert "best of 3 small ones (text_weight 0, match_weight 0.25)" in cli("inspect", matched)[1]
-
-
-def test_without_a_matcher_its_weight_is_refused(system):
-    with pytest.raises(UnclipError, match=r"match_weight = 2, but this system has no matcher; leave it out"):
-        system.generate("a red cube", [3], best_of=2, match_weight=2.0)
-    assert system.generate("a red cube", [3], best_of=1, match_weight=2.0).plan
-
-
-@pytest.mark.parametrize("mixed", [False, True])
-def test_a_matcher_of_another_clip_is_refused_always(folder, tmp_path, mixed):
-    copy = shutil.copytree(folder, tmp_path / "system")
-    write_matcher(copy, write_clip(tmp_path / "other.safetensors", seed=1))
-    file = copy / "system.toml"
-    file.write_text(f"allow_mixed_clip = {str(mixed).lower()}\n{file.read_text()}")
-    with pytest.raises(UnclipError, match=r"the matcher was trained on CLIP \w+ but .* \w+; use matching files$"):
-        UnCLIP.from_pretrained(copy, "cpu")

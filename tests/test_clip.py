@@ -237,3 +237,41 @@ def test_a_clip_without_pictures_reads_texts_as_the_whole_one(clip, tmp_path):
     assert torch.equal(reader.text(["a red cube"]).emb, clip.text(["a red cube"]).emb)
     with pytest.raises(UnclipError, match="reads texts only"):
         reader.image_emb(torch.zeros(1, 3, 16, 16))
+
+
+RESNET: dict[str, Any] = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}
+
+
+@pytest.mark.parametrize(
+    ("vision", "layer", "path", "shape", "after"),
+    [
+        (None, 0, "transformer.resblocks.0", (2, 32, 2, 2), None),
+        (RESNET, 0, "avgpool", (2, 8, 16, 16), "layer1"),
+        (RESNET, 2, "layer2", (2, 64, 8, 8), "layer3"),
+        (RESNET, 4, "layer4", (2, 256, 2, 2), "attnpool"),
+    ],
+)
+def test_cells_are_what_a_block_of_the_picture_tower_makes_and_no_later_one_runs(
+    tmp_path, vision, layer, path, shape, after
+):
+    changes = {} if vision is None else {"vision": vision}
+    clip = write_clip(tmp_path / "clip.safetensors", **changes)
+    images, made = torch.rand(2, 3, 16, 16) * 2 - 1, {}
+    for name in filter(None, (path, after)):
+        clip.net.visual.get_submodule(name).register_forward_hook(
+            lambda _, given, out, name=name: made.update({name: out})
+        )
+    cells = clip.cells(images, layer)
+    assert cells.shape == shape
+    assert list(made) == [path]
+    expected = made[path] if vision else made[path][:, 1:].mT.unflatten(-1, (2, 2))  # without the class token
+    assert torch.equal(cells, expected)
+
+
+def test_cells_that_are_not_there_are_refused(clip, tmp_path):
+    for layer in (-1, 1):
+        with pytest.raises(UnclipError, match=f"layer = {layer}, but its picture tower has 1 to read, from 0 on"):
+            clip.cells(torch.zeros(1, 3, 16, 16), layer)
+    blind = write_clip(tmp_path / "blind.safetensors", vision=None)
+    with pytest.raises(UnclipError, match="reads texts only, and this needs what it sees in a picture"):
+        blind.cells(torch.zeros(1, 3, 16, 16), 0)

@@ -14,6 +14,7 @@ import stages.upsampler
 from stages.clip import ClipRun
 from stages.decoder import DecoderRun
 from stages.draft import DraftRun
+from stages.matcher import MatcherRun
 from stages.prior import PriorRun
 from stages.run import with_defaults
 from stages.upsampler import UpsamplerRun
@@ -33,6 +34,7 @@ RUNS: dict[str, type] = {
     "prior": PriorRun,
     "draft": DraftRun,
     "decoder": DecoderRun,
+    "matcher": MatcherRun,
     "upsampler": UpsamplerRun,
 }
 DEFAULTS = {
@@ -42,6 +44,7 @@ DEFAULTS = {
 STAGES = sorted(path for path in CONFIGS.rglob("*.toml") if path.stem.partition("-")[0] in RUNS)
 # what a run takes from its CLIP where the file leaves it open
 FROM_CLIP = {"image_emb": 256, "vocabulary": 900, "context": 48}
+SEEN = {"cells": 256, "side": 8, "text_hidden": 128}
 
 
 def run_of(path: Path) -> Any:
@@ -50,6 +53,8 @@ def run_of(path: Path) -> Any:
         values = with_defaults(values, **DEFAULTS[stage])
     if stage == "draft":
         values["model"] = {"image_emb": FROM_CLIP["image_emb"]} | values["model"]
+    if stage == "matcher":
+        values["model"] = SEEN | values["model"]
     if stage in ("prior", "decoder"):
         hidden = values["model"].get("text") == "hidden"
         known = {"vocabulary": None, "text_hidden": 128} if hidden else {}
@@ -65,8 +70,8 @@ def count(path: str) -> int:
 
 
 def test_every_folder_has_all_five_stages() -> None:
-    """The demo's decoder begins with a draft, which is trained by itself."""
-    for folder, more in (("tiny", set()), ("demo", {"draft"}), ("paper", set())):
+    """The demo's decoder begins with a draft, which is trained by itself; and a matcher helps to choose its pictures."""
+    for folder, more in (("tiny", set()), ("demo", {"draft", "matcher"}), ("paper", set())):
         names = {path.stem for path in STAGES if path.parent.name == folder}
         assert names == {"clip", "prior", "decoder", "upsampler-256", "upsampler-1024"} | more
 

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,7 +72,8 @@ def reproduce(folder: Path, *, out: Path | None = None, scale: float = 1.0) -> N
     Parameters
     ----------
     folder
-        Holds reproduce.toml, clip.toml, prior.toml, decoder.toml and one config per upsampler.
+        Holds reproduce.toml, clip.toml, prior.toml, decoder.toml, one config per upsampler; draft.toml and matcher.toml where
+        such are wanted.
     out
         Where everything goes; default: what reproduce.toml says.
     scale
@@ -120,16 +121,16 @@ def steps(plan: Plan, folder: Path, root: Path, scale: float) -> Iterator[Step]:
         yield _training("matcher", folder, runs, data / "pictures", scale, f"clip.path={clip}", *seen)
     for name in plan.upsamplers:
         yield _training(name, folder, runs, data / name, scale)
-    assemble(plan, runs, root / "system")
+    matcher = ("matcher",) if (folder / "matcher.toml").is_file() else ()
+    assemble(plan, runs, root / "system", matcher)
     if any((root / "sheet").glob("*-grid.png")):  # written last
         return
     sheet = ("-m", "unclip", "generate", *plan.prompts, "--model", str(root / "system"))
     yield Step("sheet", (*sheet, "-n", str(plan.each), "--seed", str(plan.seed), "--out", str(root / "sheet")))
 
 
-def assemble(plan: Plan, runs: Path, folder: Path) -> None:
-    """Gathers trained weights into a system folder; the settings in a system.toml that is there stay."""
-    more = ["matcher"] if (runs / "matcher").is_dir() else []
+def assemble(plan: Plan, runs: Path, folder: Path, more: Sequence[str] = ()) -> None:
+    """Gathers trained weights, those of `more` nets too, into a system folder; settings in a system.toml that is there stay."""
     names = ["clip", "prior", "decoder", *plan.upsamplers, *more]
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:

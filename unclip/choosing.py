@@ -18,8 +18,8 @@ from unclip.settings import Settings
 
 @dataclass(frozen=True)
 class Choice:
-    """Of the small pictures of `best_of` seeds the best is kept; likeness to its prompt counts `text_weight`, the logarithm of
-    how likely the prompt is true of it `match_weight`, likeness to its embedding 1."""
+    """Of the small pictures of `best_of` seeds the best is kept; likeness to its embedding counts 1, to its prompt
+    `text_weight`, and the logarithm of how likely the prompt is true of it `match_weight`."""
 
     best_of: int
     text_weight: float = 0.0
@@ -38,41 +38,41 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """A matcher, and the shelf it stands on."""
+    """A system's matcher, on the shelf where it stands."""
 
     net: Matcher
     shelf: Shelf
 
-    def __call__(self, clip: Clip, pictures: Float[Tensor, "b c h w"], text: Text) -> Float[Tensor, " b"]:
-        """The logarithm of how likely each text is true of its picture; the pictures are in [-1, 1]."""
+    def __call__(self, clip: Clip, tries: Sequence[Float[Tensor, "b c h w"]], text: Text) -> Float[Tensor, "k b"]:
+        """The logarithm of how likely each of b texts is true of each of its k pictures, which are in [-1, 1]."""
         assert text.hidden is not None
         assert text.mask is not None
-        cells = clip.cells(pictures, self.net.config.layer)
-        self.shelf.fetch(self.net)
+        cells = [clip.cells(pictures, self.net.config.layer) for pictures in tries]
+        self.shelf.fetch(self.net)  # once all is seen, since with little memory it takes the CLIP's place
         with torch.no_grad(), computing(self.shelf.device, self.shelf.dtype):
-            return F.logsigmoid(self.net(cells, text.hidden, text.mask).float())
+            logits = torch.stack([self.net(one, text.hidden, text.mask) for one in cells])
+        return F.logsigmoid(logits.float())
 
 
 def likeness(
     clip: Clip,
-    pictures: Float[Tensor, "b c h w"],
-    image_emb: Float[Tensor, "b d"],
+    tries: Sequence[tuple[Float[Tensor, "b c h w"], Float[Tensor, "b d"]]],
     prompts: Prompts,
     matching: Matching | None = None,
-) -> Float[Tensor, "3 b"]:
-    """The cosines of each picture's CLIP embedding with `image_emb`, which it was drawn from, and with its prompt's; and the
-    logarithm of how likely the prompt is true of it.
+) -> Float[Tensor, "3 k b"]:
+    """How well k tries for each prompt fit, each given as pictures and the embeddings that they were drawn from: the cosines of
+    a picture's CLIP embedding with that and with its prompt's, and the logarithm of how likely the prompt is true of it.
 
     The prior may have misread the prompt, and the first alone would keep the picture truest to the mistake; CLIP's one vector
     of a text tells less of it than the prior read, word by word, as a matcher does. With an empty prompt the second and the
     third are 0, and the third without a matcher. Raises UnclipError when this CLIP reads texts only.
     """
-    pictures = pictures.clamp(-1, 1)
-    seen = clip.image_emb(pictures)
-    told = F.cosine_similarity(seen, prompts.text.emb.to(seen))
-    match = torch.zeros_like(told) if matching is None else matching(clip, pictures, prompts.text)
-    keep = prompts.keep.to(seen.device)
-    return torch.stack([F.cosine_similarity(seen, image_emb.to(seen)), told * keep, match * keep])
+    pictures = [one.clamp(-1, 1) for one, _ in tries]
+    seen = torch.stack([clip.image_emb(one) for one in pictures])
+    emb = torch.stack([one.to(seen) for _, one in tries])
+    match = torch.zeros(seen.shape[:2]) if matching is None else matching(clip, pictures, prompts.text)
+    told = torch.stack([F.cosine_similarity(seen, prompts.text.emb.to(seen), dim=-1), match.to(seen)])
+    return torch.cat([F.cosine_similarity(seen, emb, dim=-1)[None], told * prompts.keep.to(seen.device)])
 
 
 def picked(tries: Sequence[Float[Tensor, "b ..."]], which: Int[Tensor, " b"]) -> Float[Tensor, "b ..."]:

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import VisionTransformer
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ from unclip.loading import Shelf
 from unclip.tokenizer import Tokenizer
 
 FITS: dict[str, Callable[[Tensor, int], Tensor]] = {"square": square, "shortest": cropped, "squash": resize}
+RESNET_BLOCKS = 5  # the stem and four layers
 TOWERS = {"vision": CLIPVisionCfg, "text": CLIPTextCfg}  # open_clip's configs of them, which hold its defaults
 Triple = tuple[float, float, float]
 
@@ -149,23 +152,24 @@ class Clip:
             return self._scaled(self.net.encode_image(normalise(images.to(self.device, self.dtype), self.config)))
 
     def cells(self, images: Float[Tensor, "b 3 h w"], layer: int) -> Float[Tensor, "b c s s"]:
-        """What block `layer` of the picture tower makes of pictures in [-1, 1]: a map, from 0 (a ResNet's stem) on.
+        """The feature map that block `layer` of the picture tower makes of pictures in [-1, 1].
 
-        Raises UnclipError when this CLIP reads texts only, or its picture tower has no such block.
+        0 is a ResNet's stem, or a ViT's first block, whose class token is left out. Raises UnclipError when this CLIP reads
+        texts only, or has no such block.
         """
         if self.config.vision is None:
             raise UnclipError(f"{self.weights.where}: reads texts only, and this needs what it sees in a picture")
-        seen = normalise(images.to(self.device, self.dtype), self.config)
-        try:
-            with torch.no_grad():
-                out = self.net.forward_intermediates(
-                    seen, image_indices=[layer], stop_early=True, intermediates_only=True
-                )
-        except AssertionError:
+        tower = self.net.visual
+        vit = isinstance(tower, VisionTransformer)
+        blocks = len(tower.transformer.resblocks) if vit else RESNET_BLOCKS if isinstance(tower, ModifiedResNet) else 0
+        if not 0 <= layer < blocks:
             raise UnclipError(
-                f"{self.weights.where}: its picture tower has no block {layer}; give a lower layer"
-            ) from None
-        return cast(Tensor, out["image_intermediates"][0])
+                f"{self.weights.where}: layer = {layer}, but its picture tower has {blocks} to read, from 0 on"
+            )
+        seen = normalise(images.to(self.device, self.dtype), self.config)
+        with torch.no_grad():  # open_clip's ResNets read stop_early the wrong way round
+            made = tower.forward_intermediates(seen, indices=[layer], stop_early=vit, intermediates_only=True)
+        return cast(Tensor, made["image_intermediates"][0])
 
     def text(self, prompts: Sequence[str]) -> Text:
         """Embeddings and hidden states of prompts; warns where one is cut."""

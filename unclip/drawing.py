@@ -178,8 +178,8 @@ def _small(parts: Parts, starts: Sequence[Start], negative: str, on_step: OnStep
 def _best(parts: Parts, starts: Sequence[Start], tries: Sequence[Small]) -> Small:
     """Row by row, the try whose picture fits its embedding and its prompt best; the first of equals."""
     prompts = read(parts.clip, [start.prompt for start in starts])
-    like = torch.stack([likeness(parts.clip, one.x, one.image_emb, prompts, parts.matching) for one in tries], dim=1)
-    which = parts.choice.best(like)
+    matching = parts.matching if parts.choice.match_weight else None
+    which = parts.choice.best(likeness(parts.clip, [(one.x, one.image_emb) for one in tries], prompts, matching))
     seeds = [tries[int(k)].seeds[row] for row, k in enumerate(which)]
     x, emb = (picked([getattr(one, name) for one in tries], which) for name in ("x", "image_emb"))
     return Small(x, emb, seeds)

@@ -183,6 +183,11 @@ def _check(parts: Parts, folder: str) -> None:
     no residual."""
     for name, header in parts.headers.items():
         _check_clip(name, header, parts, folder)
+    for weight in (parts.config.match_weight, parts.config.variations.match_weight):
+        if weight and parts.matching is None:
+            raise UnclipError(
+                f"{folder}: match_weight = {weight:g}, but {FILE} names no matcher; name one, or leave it out"
+            )
     readers = [stage for stage in (parts.prior, parts.decoder) if stage is not None]
     for stage in (*readers, *parts.upsamplers):
         try:

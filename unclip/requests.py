@@ -116,9 +116,11 @@ def recipe_settings(recipe: Mapping[str, Any]) -> Settings:
 
 def check_maker(recipe: Mapping[str, Any], weights: Mapping[str, str], made_by: Mapping[str, Any]) -> None:
     """Raises UnclipError when a recipe needs other weights; warns where another machine or version made the picture."""
+    chosen = recipe_settings(recipe)
+    matched = (chosen.best_of or 1) > 1 and chosen.match_weight
     theirs = recipe.get("system", {}).get("weights", {})
     for role, mark in theirs.items():
-        if weights.get(role) != mark:
+        if weights.get(role) != mark and (matched or role != "matcher"):
             name = recipe["system"].get("name", "another")
             raise UnclipError(
                 f"the picture was made by the system {name!r} with another {role} ({mark}); give that system (--model FOLDER)"

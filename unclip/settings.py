@@ -44,14 +44,14 @@ class Settings:
     candidates
         Embeddings that the prior draws for a picture; the best match of the prompt is kept.
     best_of
-        Seeds whose small pictures are drawn for one; that which CLIP finds most like the embedding it came from, and like its
-        prompt, is enlarged.
+        Seeds whose small pictures are drawn for one; that which is most like the embedding it came from, and like its prompt,
+        as CLIP and a matcher see it, is enlarged.
     text_weight
         How much likeness to the prompt counts in that choice, where likeness to the embedding counts 1; without effect on
         the best of 1.
     match_weight
-        How much the logarithm of the probability that the prompt is true of the picture counts in it, as the system's matcher
-        has it.
+        How much the system's matcher counts in that choice: the logarithm of its probability that the prompt is true of the
+        picture; without effect on the best of 1.
     upsampler_steps
         Sampling steps of each upsampler.
     """

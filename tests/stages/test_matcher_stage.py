@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.data import Batch, validation_batches
-from stages.matcher import MatcherRun, Objective, completed, texts
+from stages.matcher import MatcherRun, Objective, ObjectiveConfig, completed, texts
 from unclip.checkpoint import load, read_header
 from unclip.clip import Clip
 from unclip.config import build
@@ -58,6 +58,11 @@ def test_what_a_sample_lacks_counts_nothing(lab: Any) -> None:
     assert torch.allclose(found["choice"], torch.full((6,), math.log(1 + 2 * math.exp(-2))))
     assert torch.allclose(found["truth"], torch.full((6,), math.log1p(math.exp(-2)) + math.log(2)))
     assert found["told_apart"].tolist() == [1] * 6
+    same = Batch(**vars(batch) | {"captions": batch.captions[:1] * 5 + batch.captions[5:]})
+    _, there = texts(same, goal.settings.objective, torch.Generator())
+    assert there[2:].tolist() == [[True, *[False] * 4, True], [False, True, *[False] * 3, True]]
+    alone = Batch(**vars(batch) | {"captions": batch.captions[:1], "negatives": [], "images": batch.images[:1]})
+    assert goal(Says(2.0, 9.0, 9.0, 0.0, 0.0).eval(), alone, torch.Generator())["choice"].tolist() == [0]
 
 
 def test_texts_are_asked_of_their_own_pictures_and_captions_of_their_neighbours_too(lab: Any) -> None:
@@ -69,11 +74,12 @@ def test_texts_are_asked_of_their_own_pictures_and_captions_of_their_neighbours_
     assert hidden.shape[1] == mask.sum(dim=1).max()
     assert torch.equal(hidden[12:], hidden[:6].roll(1, dims=0))
     assert torch.equal(mask[12:], mask[:6].roll(1, dims=0))
-    columns, given = texts(batch, 4, torch.Generator().manual_seed(0))
-    assert given.tolist() == [[True] * 6] * 3 + [[False] * 6]
+    columns, there = texts(batch, ObjectiveConfig(negatives=4), torch.Generator().manual_seed(0))
+    assert there.tolist() == [[True] * 6] * 3 + [[False] * 6, [True] * 6]
     assert {columns[k][0] for k in (1, 2, 3)} == set(batch.negatives[0])
     assert columns[4] == [""] * 6
     assert columns[0] == batch.captions
+    assert columns[5] == [batch.captions[-1], *batch.captions[:-1]]
 
 
 def test_pictures_are_degraded_while_it_is_trained_and_no_longer(lab: Any) -> None:
@@ -111,9 +117,9 @@ def test_a_training_leaves_a_matcher_that_knows_its_clip(lab: Any, tmp_path: Pat
     ("override", "said"),
     [
         ("data.images=false", r"data\.images = false, but a matcher is trained on pictures"),
-        ("model.layer=7", "its picture tower has no block 7; give a lower layer"),
+        ("model.layer=7", "layer = 7, but its picture tower has 1 to read, from 0 on"),
+        ("objective.others=4", r"objective\.others = 4 must be below run\.batch = 4"),
         ("model.cells=3", r"model\.cells = 3, but .* has 16; leave the key out"),
-        ("model.layer=-1", r"model\.layer"),
     ],
 )
 def test_what_cannot_be_is_refused(lab: Any, tmp_path: Path, override: str, said: str) -> None:

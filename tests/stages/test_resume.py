@@ -80,7 +80,7 @@ def whole(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run
 
 
-@pytest.mark.parametrize("name", ["clip", "prior", "decoder", "upsampler"])
+@pytest.mark.parametrize("name", ["clip", "prior", "decoder", "matcher", "upsampler"])
 def test_a_stopped_run_goes_on_bitwise(
     lab: Any, whole: Any, signalled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

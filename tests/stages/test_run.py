@@ -128,7 +128,7 @@ def test_sheets_are_pictures(lab: Any, tmp_path: Path, name: str, size: tuple[in
     assert pictures[0].tobytes() != pictures[-1].tobytes()  # the net has learned something in between
 
 
-@pytest.mark.parametrize("name", ["clip", "prior", "decoder", "upsampler"])
+@pytest.mark.parametrize("name", ["clip", "prior", "decoder", "matcher", "upsampler"])
 def test_a_run_may_do_without_validation(lab: Any, tmp_path: Path, name: str) -> None:
     values = lab.values(name, tmp_path / "run", "run.validation=0", "run.steps=1")
     del values["data"]["validation"]

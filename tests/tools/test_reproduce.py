@@ -64,7 +64,7 @@ def test_a_matcher_is_trained_on_pictures_and_gathered_with_the_rest(tmp_path: P
             (runs / name / "weights.safetensors").write_text(name)
         (runs / "pca.safetensors").write_text("pca")
         system = tmp_path / f"system{len(made)}"
-        assemble(plan, runs, system)
+        assemble(plan, runs, system, made)
         assert load(SystemConfig, system / "system.toml").matcher == (f"{made[0]}.safetensors" if made else None)
         assert sorted(path.stem for path in system.glob("m*")) == made
 

@@ -91,21 +91,21 @@ def pictures(
 def tries(
     system: UnCLIP, mode: Mode, part: Sequence[Prompt], seeds: Sequence[int], count: int, keep: Path | None = None
 ) -> tuple[Float[Tensor, "k b 3 64 64"], Float[Tensor, "3 k b"]]:
-    """Pictures of `count` seeds for each prompt, and their `likeness` to the embedding and the text that it is told of.
+    """Pictures of `count` seeds for each prompt, and their `likeness` to what is told of it: the embedding and the text.
 
     Told nothing, it draws one. What was kept in the folder `keep` is not drawn again.
     """
     told = read(system.clip, [prompt.text for prompt in part])
     about = {} if keep is None else _made_from(system) | {"mode": mode, "prompts": repr(part)}
-    found, like = [], []
+    made = []
     for k in range(1 if mode == "unconditional" else count):
         others = [redrawn(seed, k) for seed in seeds]
         draw = partial(_drawn, system, mode, part, told, others)
-        made = draw() if keep is None else kept(keep, about | {"seeds": others}, draw)
-        found.append(made["images"])
-        to_emb, *to_text = likeness(system.clip, made["images"], made["image_emb"], told, system.matching)
-        like.append(torch.stack([to_emb, *(one * (mode not in TEXTLESS) for one in to_text)]))
-    return torch.stack(found), torch.stack(like, dim=1).cpu()
+        made.append(draw() if keep is None else kept(keep, about | {"seeds": others}, draw))
+    like = likeness(system.clip, [(one["images"], one["image_emb"]) for one in made], told, system.matching).cpu()
+    if mode in TEXTLESS:
+        like[1:] = 0
+    return torch.stack([one["images"] for one in made]), like
 
 
 def _made_from(system: UnCLIP) -> dict[str, Any]:

@@ -137,10 +137,11 @@ def _elsewhere(scene: Scene, rng: random.Random) -> Scene:
 
 
 def _left(scene: Scene, rng: random.Random) -> Scene:
-    """One thing is gone, and whatever stood on it."""
-    gone = rng.randrange(len(scene.things))
-    kept = [thing for k, thing in enumerate(scene.things) if gone not in (k, thing.on)]
-    return replace(scene, things=tuple(replace(thing, on=None) for thing in kept) or scene.things)
+    """One thing on which nothing stands is gone."""
+    beneath = {thing.on for thing in scene.things}
+    gone = rng.choice([k for k in range(len(scene.things)) if k not in beneath])
+    kept = [thing for k, thing in enumerate(scene.things) if k != gone]
+    return replace(scene, things=tuple(replace(t, on=t.on - (t.on > gone)) if t.on is not None else t for t in kept))
 
 
 def _joined(scene: Scene, rng: random.Random) -> Scene:

@@ -72,6 +72,9 @@ def _system(folder: Path) -> str:
             f"  {stage.name}: {count:,} parameters, predicts {stage.process.config.predicts};"
             f" {how.sampler}, {how.steps} steps, guidance {how.guidance:g}{f', shrink {how.shrink:g}' if how.shrink else ''}"
         )
+    if parts.matching is not None:
+        count = sum(parameter.numel() for parameter in parts.matching.net.parameters())
+        lines.append(f"  matcher: {count:,} parameters, reads CLIP's block {parts.matching.net.config.layer}")
     kept = f"{len(parts.pca.components)} principal components" if parts.pca else "no principal components"
     weighed = {name: getattr(parts.config, name) for name in ("text_weight", "match_weight")}
     weights = ", ".join(f"{name} {value:g}" for name, value in weighed.items() if value or name == "text_weight")

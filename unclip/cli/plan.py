@@ -20,6 +20,8 @@ def plan(system: "UnCLIP", steps: Mapping[str, int]) -> str:
         clip = build_net(system.clip.config)
     rows = [("clip", *held(clip, system.clip.dtype, whole=True), "")]
     rows += [(name, *held(net, system.decoder.dtype), f"{steps.get(name, 0)} steps") for name, net in _nets(system)]
+    if system.matching is not None:
+        rows.append(("matcher", *held(system.matching.net, system.decoder.dtype), ""))
     total, most = (reckon(row[2] for row in rows) for reckon in (sum, max))
     lines = [
         f"{name:<16} {count / 1e6:10,.1f} M values {size / 1e9:8.2f} GB  {told}" for name, count, size, told in rows

@@ -22,7 +22,7 @@ from unclip.interop.writing_native import write_native
 from unclip.places import FILE, check_new
 
 Layout = Literal["unclip", "diffusers", "native"]
-PCA = "pca.safetensors"
+PCA, MATCHER = "pca.safetensors", "matcher.safetensors"
 
 
 def convert(box: Box, folder: str | Path, layout: Layout = "unclip", dtype: torch.dtype | None = None) -> None:
@@ -90,6 +90,9 @@ def _ours(box: Box, folder: Path, dtype: torch.dtype | None) -> None:
         return  # no system, but parts of one
     told = to_dict(box.config) | {"clip": clip.name, "decoder": names[1], "upsamplers": upsamplers}
     told |= {"prior": names[0] if box.prior is not None else "", "pca": PCA if box.pca is not None else None}
+    told |= {"matcher": MATCHER if box.matcher is not None else None}
+    if box.matcher is not None:
+        write(MATCHER, box.matcher, dtype)
     if box.pca is not None:
         write(PCA, weights(box.pca), None)
     text = "".join(f"{key} = {_toml(value)}\n" for key, value in told.items() if value is not None)

@@ -52,7 +52,8 @@ class Residual(nn.Module):
 
 
 class Matcher(nn.Module):
-    """Image-text matching (BLIP, 2201.12086, section 3.2): a text's states read a picture's cells, layer by layer.
+    """Image-text matching (BLIP, 2201.12086, section 3.2): a text's states read the cells of a picture's feature map, layer by
+    layer.
 
     CLIP compares one vector of each, which says which words fit and little of how they are joined (2210.01936).
     """
@@ -79,10 +80,11 @@ class Matcher(nn.Module):
         text_hidden: Float[Tensor, "n l w"],
         text_mask: Bool[Tensor, "n l"],
     ) -> Float[Tensor, " n"]:
-        """The logit that each of n texts is true of its picture; n is k b, and text i is told of picture i mod b.
+        """The logit that each of n = k b texts is true of its picture; text i is told of picture i mod b.
 
         `text_hidden` are CLIP's hidden states, `text_mask` says which are of real tokens.
         """
+        assert len(text_mask) % len(cells) == 0, "every picture has as many texts as every other"
         seen = rearrange(self.see(cells), "b c h w -> b (h w) c") + self.places
         every = torch.ones(len(text_mask), 1, 1, seen.shape[1], dtype=torch.bool, device=seen.device)
         pairs, times = self.transformer.cache(seen, every[: len(seen)]), len(text_mask) // len(cells)

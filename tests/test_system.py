@@ -151,6 +151,7 @@ def test_a_recipe_is_plain_complete_and_draws_the_picture_again(system):
             "negative": "a cone",
             "best_of": 1,
             "text_weight": 0.0,
+            "match_weight": 0.0,
             "prior_guidance": 1.0,
             "prior_steps": 3,
             "candidates": 2,

@@ -68,10 +68,9 @@ def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     if model.get("text") == "hidden":
         follows["text_hidden"] = clip.config.text_width
     made = followed(model, follows, source["path"])
-    return {
-        **values,
-        "model": {"context": clip.config.context} | made if model.get("text") in ("own", "hidden") else made,
-    }
+    if model.get("text") in ("own", "hidden"):
+        made = {"context": clip.config.context} | made
+    return {**values, "model": made}
 
 
 def followed(model: Mapping[str, Any], follows: Mapping[str, Any], path: str) -> dict[str, Any]:

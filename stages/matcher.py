@@ -77,9 +77,8 @@ class Objective:
             pictures = low_res(pictures, 1, self.settings.degrade, rng)[0].clamp(-1, 1)
         columns, there = texts(batch, how, rng)
         hidden, mask = self._read([text for column in columns for text in column])
-        own, *wrong = (
-            net(self.clip.cells(pictures, self.settings.model.layer), hidden, mask).float().unflatten(0, (-1, rows))
-        )
+        cells = self.clip.cells(pictures, self.settings.model.layer)
+        own, *wrong = net(cells, hidden, mask).float().unflatten(0, (-1, rows))
         there = there.to(own.device)
         false = torch.stack(wrong).masked_fill(~there, -torch.inf)
         choice = -torch.cat([own[None], false]).log_softmax(dim=0)[0]

@@ -116,12 +116,12 @@ def steps(plan: Plan, folder: Path, root: Path, scale: float) -> Iterator[Step]:
         yield _training("draft", folder, runs, data / "embedded", scale, *told)
         draft = [f"run.pretrained.draft={runs / 'draft' / 'weights.safetensors'}"]
     yield _training("decoder", folder, runs, data / "embedded", scale, *told, *draft)
-    if (folder / "matcher.toml").is_file():
+    matcher = ("matcher",) if (folder / "matcher.toml").is_file() else ()
+    if matcher:
         seen = _all_of(plan, data / "pictures")
         yield _training("matcher", folder, runs, data / "pictures", scale, f"clip.path={clip}", *seen)
     for name in plan.upsamplers:
         yield _training(name, folder, runs, data / name, scale)
-    matcher = ("matcher",) if (folder / "matcher.toml").is_file() else ()
     assemble(plan, runs, root / "system", matcher)
     if any((root / "sheet").glob("*-grid.png")):  # written last
         return

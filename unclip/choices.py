@@ -70,8 +70,8 @@ def check_parts(parts: Parts, settings: Settings, one: Manipulation, given: Sequ
             f"{parts.clip.weights.where}: this CLIP reads texts only, and {what} needs its picture tower; add the image_encoder"
             " folder of the same CLIP, as Karlo's image variations have it"
         )
-    if parts.matching is None and parts.choice.best_of > 1 and parts.choice.match_weight:
-        raise UnclipError(f"match_weight = {parts.choice.match_weight:g}, but this system has no matcher; leave it out")
+    if parts.matching is None and settings.matched:
+        raise UnclipError(f"match_weight = {settings.match_weight:g}, but this system has no matcher; leave it out")
     if isinstance(parts.prior, NoPrior) and (draws(one, given) or (settings.negative and settings.guidance != 1)):
         parts.prior.refuse()
 

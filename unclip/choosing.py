@@ -22,8 +22,8 @@ class Choice:
     `text_weight`, and the logarithm of how likely the prompt is true of it `match_weight`."""
 
     best_of: int
-    text_weight: float = 0.0
-    match_weight: float = 0.0
+    text_weight: float
+    match_weight: float
 
     def at(self, settings: Settings) -> "Choice":
         """This choice under a user's settings."""

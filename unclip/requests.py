@@ -109,15 +109,13 @@ def check_recipe(recipe: Any, commands: Collection[str]) -> None:
 
 def recipe_settings(recipe: Mapping[str, Any]) -> Settings:
     """The settings of a recipe; as its version drew, where it did not have one yet. Raises UnclipError for unknown ones."""
-    return build(
-        Settings, {"best_of": 1, "text_weight": 0.0, "match_weight": 0.0} | recipe["settings"], "the recipe's settings"
-    )
+    then = {"best_of": 1, "text_weight": 0.0, "match_weight": 0.0}
+    return build(Settings, then | recipe["settings"], "the recipe's settings")
 
 
 def check_maker(recipe: Mapping[str, Any], weights: Mapping[str, str], made_by: Mapping[str, Any]) -> None:
     """Raises UnclipError when a recipe needs other weights; warns where another machine or version made the picture."""
-    chosen = recipe_settings(recipe)
-    matched = (chosen.best_of or 1) > 1 and chosen.match_weight
+    matched = recipe_settings(recipe).matched
     theirs = recipe.get("system", {}).get("weights", {})
     for role, mark in theirs.items():
         if weights.get(role) != mark and (matched or role != "matcher"):

@@ -76,6 +76,11 @@ class Settings:
         """Those that are not left open."""
         return {name: value for name, value in vars(self).items() if value not in (None, "")}
 
+    @property
+    def matched(self) -> bool:
+        """Whether a matcher has a say in which picture is kept."""
+        return (self.best_of or 1) > 1 and bool(self.match_weight)
+
     def over(self, usual: Mapping[str, Any]) -> "Settings":
         """These, and the usual ones where they are left open."""
         return Settings(**{**usual, **self.named})

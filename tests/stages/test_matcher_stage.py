@@ -118,6 +118,7 @@ def test_a_training_leaves_a_matcher_that_knows_its_clip(lab: Any, tmp_path: Pat
     [
         ("data.images=false", r"data\.images = false, but a matcher is trained on pictures"),
         ("model.layer=7", "layer = 7, but its picture tower has 1 to read, from 0 on"),
+        ("model.layer=-1", "layer = -1, but its picture tower has 1 to read, from 0 on"),
         ("objective.others=4", r"objective\.others = 4 must be below run\.batch = 4"),
         ("model.cells=3", r"model\.cells = 3, but .* has 16; leave the key out"),
     ],

@@ -23,7 +23,7 @@ from unclip.system import UnCLIP
 
 GUIDANCE, STEPS = (1.0, 2.0, 3.0, 5.0, 8.0), (6, 12, 25)
 NUMBERS = (1, 2, 4, 8, 16)
-TEXT_WEIGHTS, MATCH_WEIGHTS = (0.0, 0.25, 0.5, 1.0), (0.0, 0.05, 0.1, 0.2, 0.4)
+TEXT_WEIGHTS, MATCH_WEIGHTS = (0.0, 0.25, 0.5, 1.0), (0.0, 0.1, 0.25, 0.5, 1.0)
 TOLD = ("one object", "two objects", "relation", "count", "caption")
 SAMPLERS: tuple[Sampler, ...] = ("ddim", "dpmpp_2m")
 

@@ -88,9 +88,9 @@ def _changes(scene: Scene, rng: random.Random) -> Iterator[Change]:
     """Every kind of change in a random order, each with luck making a caption false."""
     kinds: list[Change] = [*(_other(key) for key in NAMED), _elsewhere]
     if len(scene.things) < MOST:
-        kinds += [_joined]
+        kinds += [_more]
     if len(scene.things) > 1:
-        kinds += [_left]
+        kinds += [_fewer]
         kinds += [_exchanged(("colour",)), _exchanged(("shape",)), _exchanged(("size", "material"))]
         kinds += [_exchanged(tuple(NAMED)), _exchanged(tuple(NAMED)), _turned]
     yield from rng.sample(kinds, len(kinds))
@@ -136,7 +136,7 @@ def _elsewhere(scene: Scene, rng: random.Random) -> Scene:
     return replace(scene, style=rng.choice([name for name in palette.STYLES if name != scene.style]))
 
 
-def _left(scene: Scene, rng: random.Random) -> Scene:
+def _fewer(scene: Scene, rng: random.Random) -> Scene:
     """One thing on which nothing stands is gone."""
     beneath = {thing.on for thing in scene.things}
     gone = rng.choice([k for k in range(len(scene.things)) if k not in beneath])
@@ -144,7 +144,7 @@ def _left(scene: Scene, rng: random.Random) -> Scene:
     return replace(scene, things=tuple(replace(t, on=t.on - (t.on > gone)) if t.on is not None else t for t in kept))
 
 
-def _joined(scene: Scene, rng: random.Random) -> Scene:
+def _more(scene: Scene, rng: random.Random) -> Scene:
     """One thing more, beside one that is there."""
     beside = rng.choice(scene.things)
     x, y, z = beside.centre

@@ -3,21 +3,27 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from tools.embed import embed
 from tools.evaluate.stats import apart, bootstrap, mean
 from tools.figures.__main__ import FIGURES, figures
 from tools.figures.binding import spelt
 from tools.figures.latent import _changed
-from tools.figures.probe import _probed, entropy
-from tools.figures.studio import changed, gain, kept, more, so
+from tools.figures.probe import _seen, _stored, entropy, left_open
+from tools.figures.studio import Studio, changed, gain, kept, more, so
+from tools.reader import open_reader
 from tools.reader.reading import Reading, decoded
 from tools.reader.targets import targets
 from tools.world import render, sample
+from tools.world.pack import pack
+from tools.world.shards import Settings
 from tools.world.splits import held_out_pair
 from unclip.errors import UnclipError
+from unclip.system import UnCLIP
 
 from .test_reader import perfect
 
@@ -54,12 +60,35 @@ def test_a_change_is_of_one_name_and_of_no_pair_held_out(attribute):
         assert target in after.split()
 
 
-def test_a_probe_finds_what_is_there_and_no_more():
+def test_probes_find_what_is_there_and_no_more():
     rng = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 4, (2500,), generator=rng)
-    noise = torch.randn(2500, 8, generator=rng)
-    assert _probed(noise + 6 * torch.nn.functional.one_hot(labels, 8), labels, 4) < 0.1
-    assert _probed(noise, labels, 4) == pytest.approx(2, abs=0.03)
+    labels = torch.randint(0, 4, (3500, 2), generator=rng)
+    noise = torch.randn(3500, 8, generator=rng)
+    shown = noise + 6 * torch.nn.functional.one_hot(labels[:, 0], 8)  # the second is not in it
+    found = left_open(shown[:2500], labels[:2500], shown[2500:], labels[2500:], [4, 4])
+    assert found[0] < 0.1
+    assert found[1] == pytest.approx(2, abs=0.03)
+
+
+def test_probes_find_what_no_linear_one_can():
+    x = torch.randn(3500, 8, generator=torch.Generator().manual_seed(0))
+    labels = (x[:, :1] * x[:, 1:2] > 0).long()
+    assert left_open(x[:2500], labels[:2500], x[2500:], labels[2500:], [2])[0] < 0.6
+
+
+def test_probes_learn_from_shards_of_the_systems_own_embeddings_only(tmp_path):
+    pictures, embedded = tmp_path / "pictures", tmp_path / "embedded"
+    pack(pictures, Settings(size=64, crop=None, seed=3, split="test", shard=10), 20, 1, "cpu", lambda n: None)
+    embed(str(pictures), embedded, clip=Path("unclip/demo/clip.safetensors"), device="cpu")
+    studio = Studio(UnCLIP.from_pretrained("demo", "cpu"), open_reader("unclip/demo/reader.safetensors"), 8)
+    emb, seen = (torch.cat(column) for column in zip(*_stored(studio, str(embedded)), strict=True))
+    scenes = [sample(3, index, "test") for index in range(20)]
+    images = torch.cat([render([scene], 64) for scene in scenes]).float() / 127.5 - 1
+    again, told = _seen(studio, images)
+    assert (emb - again).abs().max() < 2e-3, "they are stored at half precision"
+    assert torch.equal(seen, told)
+    with pytest.raises(UnclipError, match=r"pictures: it holds no embeddings, the system's is CLIP .*tools\.embed"):
+        next(_stored(studio, str(pictures)))
 
 
 def test_entropies_of_small_groups_are_corrected():

@@ -21,7 +21,7 @@ ETAS = (0.25, 0.5, 1.0)
 CHANGED = "nuisance factors changed"
 REACHED = "reached, the rest kept"
 THETAS = tuple(k / 20 for k in range(1, 11))
-VARIATIONS = 16
+VARIATIONS = 48  # with 16 entropies of eight values would come out a twentieth too small
 ENDS = 8
 PATHS = 50  # steps of inversions that a figure walks many of
 
@@ -49,11 +49,12 @@ def variations(studio: Studio) -> Figure:
     shares = [sum(kept(r, scene) for r in row) / len(row) for row, scene in zip(readings, scenes, strict=True)]
     fresh = [changed(row[0], before) for row, before in zip(readings, own, strict=False)]
     found["fresh noise"] = {"names kept": mean(shares), CHANGED: mean(fresh)}
-    ratios = {}
-    for factor, limit in probe_entropy(studio).items():
+    ratios, limits = {}, probe_entropy(studio)
+    for factor, limit in limits.items():
         spread = [entropy([r.whole[factor] for r in row]) / limit for row in readings]
         ratios[factor] = mean(spread)
     found["nuisance, share of what CLIP leaves open"] = ratios
+    found["nuisance, bits that a probe of the embedding leaves open"] = limits
     claims = [
         so("what CLIP names is kept in at least 90 % of variations", mean(shares).value >= 0.9),
         so(

@@ -61,11 +61,15 @@ class Figure:
 
 @dataclass(eq=False)
 class Studio:
-    """A system under the reader's eyes; `count` is how many scenes or prompts the figures take."""
+    """A system under the reader's eyes; `count` is how many scenes or prompts the figures take.
+
+    `shards`: embedded ones, for what is learned of embeddings.
+    """
 
     system: UnCLIP
     reader: Reader
     count: int
+    shards: str | None = None
     _scenes: dict[int, list[Scene]] = field(default_factory=dict)
     _next: dict[int, int] = field(default_factory=dict)
 

@@ -94,7 +94,7 @@ def test_inversion_and_ddim_bring_a_render_back_the_better_the_more_steps(demo):
 
 def test_the_weights_are_small():
     files = sorted(Path(located("demo")).glob("*.safetensors"))
-    assert len(files) == 7
+    assert len(files) == 8
     sizes = {file.name: file.stat().st_size for file in files}
     assert max(sizes.values()) <= 15e6, sizes
     assert sum(sizes.values()) <= 48e6, sizes

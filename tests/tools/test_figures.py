@@ -89,6 +89,9 @@ def test_probes_learn_from_shards_of_the_systems_own_embeddings_only(tmp_path):
     assert torch.equal(seen, told)
     with pytest.raises(UnclipError, match=r"pictures: it holds no embeddings, the system's is CLIP .*tools\.embed"):
         next(_stored(studio, str(pictures)))
+    (embedded / "00000.tar").write_bytes(b"")
+    with pytest.raises(UnclipError, match=r"00000\.tar has no sample with png and image_emb\.npy"):
+        next(_stored(studio, str(embedded)))
 
 
 def test_entropies_of_small_groups_are_corrected():

@@ -12,6 +12,7 @@ from cyclopts.types import PositiveInt
 
 from tools.evaluate.report import how_drawn
 from tools.figures import binding, guidance, latent, page, reconstruction
+from tools.figures.probe import embedded
 from tools.figures.studio import Studio
 from tools.reader import open_reader
 from unclip.cli.shell import run
@@ -74,10 +75,13 @@ def figures(
     if count < LEAST:
         raise UnclipError(f"--count {count}: expected at least {LEAST}; fewer tell nothing")
     opened = UnCLIP.from_pretrained(system, device)
+    if shards is not None:
+        embedded(opened.clip, shards)  # wrong ones are told before anything is drawn
     studio = Studio(opened, open_reader(reader), count, shards)
     made = {
         "system": opened.identity.get("name", system),
         "count": count,
+        "shards": shards,
         "weights": opened.identity.get("weights", {}),
         "drawn": how_drawn(opened),
     }

@@ -21,7 +21,7 @@ ETAS = (0.25, 0.5, 1.0)
 CHANGED = "nuisance factors changed"
 REACHED = "reached, the rest kept"
 THETAS = tuple(k / 20 for k in range(1, 11))
-VARIATIONS = 48  # with 16 entropies of eight values would come out a twentieth too small
+VARIATIONS = 48  # of fewer, entropies come out too small
 ENDS = 8
 PATHS = 50  # steps of inversions that a figure walks many of
 

@@ -43,9 +43,9 @@ def page(out: Path, order: Mapping[str, Any]) -> Path:
         parts.append(f"## {one['title']}\n")
         if (out / f"{name}.png").is_file():
             parts.append(f"![{one['title']}]({out.name}/{name}.png)\n")
-        made = "System `{system}`, decoder `{decoder}`, --count {count}.".format(
-            **one["made"], decoder=one["made"]["weights"].get("decoder", "?")[:8]
-        )
+        told = one["made"] | {"decoder": one["made"]["weights"].get("decoder", "?")[:8]}
+        made = "System `{system}`, decoder `{decoder}`, --count {count}".format(**told)
+        made += f", --shards '{told['shards']}'." if told.get("shards") else "."
         parts.append(f"{one['caption']} {made}\n".lstrip())
         verdicts = [f"- **{claim['verdict']}**: {claim['text']}" for claim in one["claims"]]
         parts.append("\n".join(verdicts) + "\n")

@@ -13,15 +13,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stages.embeddings import check_stored
-from stages.shards import Faults, find
+from stages.shards import Faults, Shards, find
 from stages.shards import read as read_shards
 from tools.evaluate import draw
 from tools.evaluate.probe import probe
 from tools.figures.studio import NUISANCE, Studio
 from tools.reader.net import PER_PICTURE
+from unclip.clip import Clip
+from unclip.errors import UnclipError
 from unclip.images import to_tensor
 
 TRAIN, HELD_OUT = 2000, 1000  # scenes
+STORED = ("png", "image_emb.npy")
 CLASSES = [len(PER_PICTURE[factor]) for factor in NUISANCE]
 DECAYS = (1e-4, 1e-3, 1e-2)
 WIDTH, DROPOUT, EPOCHS, BATCH = 512, 0.3, 14, 256  # of the probe that is not linear
@@ -33,7 +36,7 @@ def probe_entropy(studio: Studio) -> dict[str, float]:
 
     The probes are fitted to other such scenes, or, more of them and any, to the studio's embedded shards: the more they
     see, the less of what CLIP kept escapes them. The factor is what the reader says of the picture, right or not: what
-    varies is read by the same eyes. Raises UnclipError for shards of another CLIP's embeddings.
+    varies is read by the same eyes. Raises UnclipError for shards that lack this system's embeddings.
     """
     held = studio.scenes(1, HELD_OUT)
     if studio.shards is None:
@@ -53,15 +56,30 @@ def _read(studio: Studio, images: Float[Tensor, "n 3 h w"]) -> Int[Tensor, "n k"
     return torch.tensor(rows)
 
 
-def _stored(studio: Studio, spec: str) -> Iterator[tuple[Float[Tensor, "n d"], Int[Tensor, "n k"]]]:
-    """The embeddings in shards and their pictures' factors as read, a shard at a time."""
+def embedded(clip: Clip, spec: str) -> Shards:
+    """Shards of this CLIP's embeddings. Raises UnclipError for others."""
     found = find(spec, "--shards")
-    check_stored(found.paths, studio.system.clip.fingerprint, "the system's")
+    check_stored(found.paths, clip.fingerprint, "the system's")
+    return found
+
+
+def _stored(studio: Studio, spec: str) -> Iterator[tuple[Float[Tensor, "n d"], Int[Tensor, "n k"]]]:
+    """The embeddings in shards and their pictures' factors as read, a shard at a time.
+
+    Raises UnclipError where there are none of this system's.
+    """
+    found = embedded(studio.system.clip, spec)
     for number in range(len(found.paths)):
-        raws = list(read_shards(found, [number], ("png", "image_emb.npy"), Faults()))
+        raws = [raw for raw in read_shards(found, [number], STORED, Faults()) if all(name in raw for name in STORED)]
+        if not raws:
+            raise UnclipError(
+                f"--shards: {found.paths[number]} has no sample with {' and '.join(STORED)}; leave it out"
+            )
         emb = [np.load(io.BytesIO(raw["image_emb.npy"]), allow_pickle=False) for raw in raws]
-        images = torch.stack([to_tensor(Image.open(io.BytesIO(raw["png"]))) for raw in raws])
-        yield torch.from_numpy(np.stack(emb)).float(), _read(studio, images)
+        images = [to_tensor(Image.open(io.BytesIO(raw["png"]))) for raw in raws]
+        if len({image.shape for image in images}) > 1:
+            raise UnclipError(f"--shards: {found.paths[number]} has pictures of several sizes; give renders of one")
+        yield torch.from_numpy(np.stack(emb)).float(), _read(studio, torch.stack(images))
 
 
 def left_open(
@@ -75,7 +93,8 @@ def left_open(
 
     Linear probes and one that is not are fitted to nine tenths of x; for each name that counts which does best on the tenth.
     """
-    cut = len(x) * 9 // 10
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))  # shards are sorted by what they show
+    x, y, cut = x[order], y[order], len(x) * 9 // 10
     nets = [probe(x[:cut], y[:cut], classes, decay) for decay in DECAYS] + [_deep(x[:cut], y[:cut], classes)]
     chosen = torch.stack([_bits(net, x[cut:], y[cut:], classes) for net in nets]).argmin(dim=0)
     told = torch.stack([_bits(net, held, truth, classes) for net in nets])

@@ -13,7 +13,7 @@ from tools.evaluate.stats import apart, bootstrap, mean
 from tools.figures.__main__ import FIGURES, figures
 from tools.figures.binding import spelt
 from tools.figures.latent import _changed
-from tools.figures.probe import _seen, _stored, entropy, left_open
+from tools.figures.probe import _seen, _stored, embedded, entropy, left_open
 from tools.figures.studio import Studio, changed, gain, kept, more, so
 from tools.reader import open_reader
 from tools.reader.reading import Reading, decoded
@@ -77,21 +77,23 @@ def test_probes_find_what_no_linear_one_can():
 
 
 def test_probes_learn_from_shards_of_the_systems_own_embeddings_only(tmp_path):
-    pictures, embedded = tmp_path / "pictures", tmp_path / "embedded"
+    pictures, out = tmp_path / "pictures", tmp_path / "embedded"
     pack(pictures, Settings(size=64, crop=None, seed=3, split="test", shard=10), 20, 1, "cpu", lambda n: None)
-    embed(str(pictures), embedded, clip=Path("unclip/demo/clip.safetensors"), device="cpu")
+    embed(str(pictures), out, clip=Path("unclip/demo/clip.safetensors"), device="cpu")
     studio = Studio(UnCLIP.from_pretrained("demo", "cpu"), open_reader("unclip/demo/reader.safetensors"), 8)
-    emb, seen = (torch.cat(column) for column in zip(*_stored(studio, str(embedded)), strict=True))
+    emb, seen = (
+        torch.cat(column) for column in zip(*_stored(studio, embedded(studio.system.clip, str(out))), strict=True)
+    )
     scenes = [sample(3, index, "test") for index in range(20)]
     images = torch.cat([render([scene], 64) for scene in scenes]).float() / 127.5 - 1
     again, told = _seen(studio, images)
     assert (emb - again).abs().max() < 2e-3, "they are stored at half precision"
     assert torch.equal(seen, told)
     with pytest.raises(UnclipError, match=r"pictures: it holds no embeddings, the system's is CLIP .*tools\.embed"):
-        next(_stored(studio, str(pictures)))
-    (embedded / "00000.tar").write_bytes(b"")
+        embedded(studio.system.clip, str(pictures))
+    (out / "00000.tar").write_bytes(b"")
     with pytest.raises(UnclipError, match=r"00000\.tar has no sample with png and image_emb\.npy"):
-        next(_stored(studio, str(embedded)))
+        next(_stored(studio, embedded(studio.system.clip, str(out))))
 
 
 def test_entropies_of_small_groups_are_corrected():

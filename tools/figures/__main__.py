@@ -75,9 +75,8 @@ def figures(
     if count < LEAST:
         raise UnclipError(f"--count {count}: expected at least {LEAST}; fewer tell nothing")
     opened = UnCLIP.from_pretrained(system, device)
-    if shards is not None:
-        embedded(opened.clip, shards)  # wrong ones are told before anything is drawn
-    studio = Studio(opened, open_reader(reader), count, shards)
+    learned = embedded(opened.clip, shards) if shards else None  # wrong ones are told before anything is drawn
+    studio = Studio(opened, open_reader(reader), count, learned)
     made = {
         "system": opened.identity.get("name", system),
         "count": count,

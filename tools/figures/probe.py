@@ -63,12 +63,11 @@ def embedded(clip: Clip, spec: str) -> Shards:
     return found
 
 
-def _stored(studio: Studio, spec: str) -> Iterator[tuple[Float[Tensor, "n d"], Int[Tensor, "n k"]]]:
+def _stored(studio: Studio, found: Shards) -> Iterator[tuple[Float[Tensor, "n d"], Int[Tensor, "n k"]]]:
     """The embeddings in shards and their pictures' factors as read, a shard at a time.
 
-    Raises UnclipError where there are none of this system's.
+    Raises UnclipError where there are none.
     """
-    found = embedded(studio.system.clip, spec)
     for number in range(len(found.paths)):
         raws = [raw for raw in read_shards(found, [number], STORED, Faults()) if all(name in raw for name in STORED)]
         if not raws:

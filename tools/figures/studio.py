@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stages.shards import Shards
 from tools.evaluate import draw
 from tools.evaluate.stats import Estimate, mean
 from tools.reader import Reading, Seen, read
@@ -69,7 +70,7 @@ class Studio:
     system: UnCLIP
     reader: Reader
     count: int
-    shards: str | None = None
+    shards: Shards | None = None
     _scenes: dict[int, list[Scene]] = field(default_factory=dict)
     _next: dict[int, int] = field(default_factory=dict)
 

@@ -1,8 +1,7 @@
 """CLIP embeddings of a batch, stored in its shards or computed on the fly; and what a config takes from its CLIP."""
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -40,20 +39,16 @@ def open_clip(source: ClipSource, data: DataConfig, device: torch.device | str) 
     if source.embeddings == "stored":
         found = find(data.shards, "data.shards").paths
         found += find(data.validation, "data.validation").paths if data.validation else ()
-        check_stored(found, clip.fingerprint, source.path, ', or set clip.embeddings = "computed"')
+        for folder in sorted({path.parent for path in found}):
+            index = folder / INDEX
+            made_by = json.loads(index.read_text(encoding="utf-8")).get("clip") if index.is_file() else None
+            if made_by != clip.fingerprint:
+                held = f"its embeddings are of CLIP {made_by[:12]}" if made_by else "it holds no embeddings"
+                raise UnclipError(
+                    f"{folder}: {held}, {source.path} is CLIP {clip.fingerprint[:12]};"
+                    f' run python -m tools.embed with this CLIP, or set clip.embeddings = "computed"'
+                )
     return clip
-
-
-def check_stored(shards: Sequence[Path], fingerprint: str, named: str, instead: str = "") -> None:
-    """Raises UnclipError unless the embeddings in all these shards are of the CLIP with that fingerprint, `named` so."""
-    for folder in sorted({path.parent for path in shards}):
-        index = folder / INDEX
-        made_by = json.loads(index.read_text(encoding="utf-8")).get("clip") if index.is_file() else None
-        if made_by != fingerprint:
-            held = f"its embeddings are of CLIP {made_by[:12]}" if made_by else "it holds no embeddings"
-            raise UnclipError(
-                f"{folder}: {held}, {named} is CLIP {fingerprint[:12]}; run python -m tools.embed with this CLIP{instead}"
-            )
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,27 +3,21 @@
 import dataclasses
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
-from tools.embed import embed
 from tools.evaluate.stats import apart, bootstrap, mean
 from tools.figures.__main__ import FIGURES, figures
 from tools.figures.binding import spelt
 from tools.figures.latent import _changed
-from tools.figures.probe import _seen, _stored, embedded, entropy, left_open
-from tools.figures.studio import Studio, changed, gain, kept, more, so
-from tools.reader import open_reader
+from tools.figures.probe import entropy, left_open
+from tools.figures.studio import changed, gain, kept, more, so
 from tools.reader.reading import Reading, decoded
 from tools.reader.targets import targets
 from tools.world import render, sample
-from tools.world.pack import pack
-from tools.world.shards import Settings
 from tools.world.splits import held_out_pair
 from unclip.errors import UnclipError
-from unclip.system import UnCLIP
 
 from .test_reader import perfect
 
@@ -74,26 +68,6 @@ def test_probes_find_what_no_linear_one_can():
     x = torch.randn(3500, 8, generator=torch.Generator().manual_seed(0))
     labels = (x[:, :1] * x[:, 1:2] > 0).long()
     assert left_open(x[:2500], labels[:2500], x[2500:], labels[2500:], [2])[0] < 0.6
-
-
-def test_probes_learn_from_shards_of_the_systems_own_embeddings_only(tmp_path):
-    pictures, out = tmp_path / "pictures", tmp_path / "embedded"
-    pack(pictures, Settings(size=64, crop=None, seed=3, split="test", shard=10), 20, 1, "cpu", lambda n: None)
-    embed(str(pictures), out, clip=Path("unclip/demo/clip.safetensors"), device="cpu")
-    studio = Studio(UnCLIP.from_pretrained("demo", "cpu"), open_reader("unclip/demo/reader.safetensors"), 8)
-    emb, seen = (
-        torch.cat(column) for column in zip(*_stored(studio, embedded(studio.system.clip, str(out))), strict=True)
-    )
-    scenes = [sample(3, index, "test") for index in range(20)]
-    images = torch.cat([render([scene], 64) for scene in scenes]).float() / 127.5 - 1
-    again, told = _seen(studio, images)
-    assert (emb - again).abs().max() < 2e-3, "they are stored at half precision"
-    assert torch.equal(seen, told)
-    with pytest.raises(UnclipError, match=r"pictures: it holds no embeddings, the system's is CLIP .*tools\.embed"):
-        embedded(studio.system.clip, str(pictures))
-    (out / "00000.tar").write_bytes(b"")
-    with pytest.raises(UnclipError, match=r"00000\.tar has no sample with png and image_emb\.npy"):
-        next(_stored(studio, embedded(studio.system.clip, str(out))))
 
 
 def test_entropies_of_small_groups_are_corrected():

@@ -12,7 +12,6 @@ from cyclopts.types import PositiveInt
 
 from tools.evaluate.report import how_drawn
 from tools.figures import binding, guidance, latent, page, reconstruction
-from tools.figures.probe import embedded
 from tools.figures.studio import Studio
 from tools.reader import open_reader
 from unclip.cli.shell import run
@@ -49,7 +48,6 @@ def figures(
     reader: Path = Path("unclip/demo/reader.safetensors"),
     out: Path = Path("docs/figures"),
     count: PositiveInt = 40,
-    shards: str | None = None,
     device: str = "auto",
 ) -> None:
     """Remake figures.
@@ -66,21 +64,16 @@ def figures(
         Folder of sheets and numbers; the page lies beside it (OUT.md).
     count
         Scenes or prompts of each figure, at most: those that take long have fewer, and say how many.
-    shards
-        Shards with this system's embeddings (python -m tools.embed), of which a probe learns how much of light, pitch and
-        zoom an embedding tells, for variations; without them it learns from 2,000 renders, and much escapes it.
     device
         auto, cpu, cuda, cuda:N or mps.
     """
     if count < LEAST:
         raise UnclipError(f"--count {count}: expected at least {LEAST}; fewer tell nothing")
     opened = UnCLIP.from_pretrained(system, device)
-    learned = embedded(opened.clip, shards) if shards else None  # wrong ones are told before anything is drawn
-    studio = Studio(opened, open_reader(reader), count, learned)
+    studio = Studio(opened, open_reader(reader), count)
     made = {
         "system": opened.identity.get("name", system),
         "count": count,
-        "shards": shards,
         "weights": opened.identity.get("weights", {}),
         "drawn": how_drawn(opened),
     }

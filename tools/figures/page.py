@@ -44,8 +44,7 @@ def page(out: Path, order: Mapping[str, Any]) -> Path:
         if (out / f"{name}.png").is_file():
             parts.append(f"![{one['title']}]({out.name}/{name}.png)\n")
         told = one["made"] | {"decoder": one["made"]["weights"].get("decoder", "?")[:8]}
-        made = "System `{system}`, decoder `{decoder}`, --count {count}".format(**told)
-        made += f", --shards '{told['shards']}'." if told.get("shards") else "."
+        made = "System `{system}`, decoder `{decoder}`, --count {count}.".format(**told)
         parts.append(f"{one['caption']} {made}\n".lstrip())
         verdicts = [f"- **{claim['verdict']}**: {claim['text']}" for claim in one["claims"]]
         parts.append("\n".join(verdicts) + "\n")

@@ -1,84 +1,46 @@
 """How much an embedding leaves open: the entropy of what no caption names, given the embedding."""
 
-import io
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor, nn
 
-from stages.embeddings import check_stored
-from stages.shards import Faults, Shards, find
-from stages.shards import read as read_shards
 from tools.evaluate import draw
 from tools.evaluate.probe import probe
 from tools.figures.studio import NUISANCE, Studio
 from tools.reader.net import PER_PICTURE
-from unclip.clip import Clip
-from unclip.errors import UnclipError
-from unclip.images import to_tensor
+from tools.world.scene import Scene
 
-TRAIN, HELD_OUT = 2000, 1000  # scenes
-STORED = ("png", "image_emb.npy")
+TRAIN, HELD_OUT, AT_ONCE = 40_000, 1000, 500  # scenes; each doubling takes some percent off what probes leave open
 CLASSES = [len(PER_PICTURE[factor]) for factor in NUISANCE]
 DECAYS = (1e-4, 1e-3, 1e-2)
-WIDTH, DROPOUT, EPOCHS, BATCH = 512, 0.3, 14, 256  # of the probe that is not linear
+WIDTH, DROPOUT, EPOCHS, BATCH = 512, 0.2, 20, 256  # of the probe that is not linear
 LEARNING_RATE, WEIGHT_DECAY = 1.5e-3, 0.05
 
 
 def probe_entropy(studio: Studio) -> dict[str, float]:
     """The held-out cross-entropy, in bits, of the best probe of each factor from z_i, on scenes of one plain thing.
 
-    The probes are fitted to other such scenes, or, more of them and any, to the studio's embedded shards: the more they
-    see, the less of what CLIP kept escapes them. The factor is what the reader says of the picture, right or not: what
-    varies is read by the same eyes. Raises UnclipError for shards that lack this system's embeddings.
+    The probes are fitted to other such scenes. The factor is what the reader says of the picture, right or not: what
+    varies is read by the same eyes.
     """
-    held = studio.scenes(1, HELD_OUT)
-    if studio.shards is None:
-        x, y = _seen(studio, studio.renders(studio.scenes(1, TRAIN + HELD_OUT)[HELD_OUT:]))
-    else:
-        x, y = (torch.cat(column) for column in zip(*_stored(studio, studio.shards), strict=True))
-    return dict(zip(NUISANCE, left_open(x, y, *_seen(studio, studio.renders(held)), CLASSES), strict=True))
+    scenes = studio.scenes(1, HELD_OUT + TRAIN)
+    held, others = _seen(studio, scenes[:HELD_OUT]), _seen(studio, scenes[HELD_OUT:])
+    return dict(zip(NUISANCE, left_open(*others, *held, CLASSES), strict=True))
 
 
-def _seen(studio: Studio, images: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n k"]]:
-    """Embeddings of pictures, and their factors as read."""
-    return draw.embeddings(studio.system.clip, images), _read(studio, images)
-
-
-def _read(studio: Studio, images: Float[Tensor, "n 3 h w"]) -> Int[Tensor, "n k"]:
-    rows = [[PER_PICTURE[name].index(reading.whole[name]) for name in NUISANCE] for reading in studio.read(images)]
-    return torch.tensor(rows)
-
-
-def embedded(clip: Clip, spec: str) -> Shards:
-    """Shards of this CLIP's embeddings. Raises UnclipError for others."""
-    found = find(spec, "--shards")
-    check_stored(found.paths, clip.fingerprint, "the system's")
-    return found
-
-
-def _stored(studio: Studio, found: Shards) -> Iterator[tuple[Float[Tensor, "n d"], Int[Tensor, "n k"]]]:
-    """The embeddings in shards and their pictures' factors as read, a shard at a time.
-
-    Raises UnclipError where there are none.
-    """
-    for number in range(len(found.paths)):
-        raws = [raw for raw in read_shards(found, [number], STORED, Faults()) if all(name in raw for name in STORED)]
-        if not raws:
-            raise UnclipError(
-                f"--shards: {found.paths[number]} has no sample with {' and '.join(STORED)}; leave it out"
-            )
-        emb = [np.load(io.BytesIO(raw["image_emb.npy"]), allow_pickle=False) for raw in raws]
-        images = [to_tensor(Image.open(io.BytesIO(raw["png"]))) for raw in raws]
-        if len({image.shape for image in images}) > 1:
-            raise UnclipError(f"--shards: {found.paths[number]} has pictures of several sizes; give renders of one")
-        yield torch.from_numpy(np.stack(emb)).float(), _read(studio, torch.stack(images))
+def _seen(studio: Studio, scenes: Sequence[Scene]) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n k"]]:
+    """Embeddings of the scenes' pictures, and their factors as read."""
+    embs, factors = [], []
+    for start in range(0, len(scenes), AT_ONCE):
+        images = studio.renders(scenes[start : start + AT_ONCE])
+        embs.append(draw.embeddings(studio.system.clip, images))
+        factors += [[PER_PICTURE[name].index(seen.whole[name]) for name in NUISANCE] for seen in studio.read(images)]
+    return torch.cat(embs), torch.tensor(factors)
 
 
 def left_open(
@@ -92,8 +54,7 @@ def left_open(
 
     Linear probes and one that is not are fitted to nine tenths of x; for each name that counts which does best on the tenth.
     """
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))  # shards are sorted by what they show
-    x, y, cut = x[order], y[order], len(x) * 9 // 10
+    cut = len(x) * 9 // 10
     nets = [probe(x[:cut], y[:cut], classes, decay) for decay in DECAYS] + [_deep(x[:cut], y[:cut], classes)]
     chosen = torch.stack([_bits(net, x[cut:], y[cut:], classes) for net in nets]).argmin(dim=0)
     told = torch.stack([_bits(net, held, truth, classes) for net in nets])

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stages.shards import Shards
 from tools.evaluate import draw
 from tools.evaluate.stats import Estimate, mean
 from tools.reader import Reading, Seen, read
@@ -62,15 +61,11 @@ class Figure:
 
 @dataclass(eq=False)
 class Studio:
-    """A system under the reader's eyes; `count` is how many scenes or prompts the figures take.
-
-    `shards`: embedded ones, for what is learned of embeddings.
-    """
+    """A system under the reader's eyes; `count` is how many scenes or prompts the figures take."""
 
     system: UnCLIP
     reader: Reader
     count: int
-    shards: Shards | None = None
     _scenes: dict[int, list[Scene]] = field(default_factory=dict)
     _next: dict[int, int] = field(default_factory=dict)
 

@@ -65,6 +65,20 @@ def test_pictures_of_any_size_are_taken(call, tmp_path, size):
     assert call("vary", path, "-n", 1, *SMALL)[0] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_large_pictures_are_taken(call, tmp_path):
+    path, mask = tmp_path / "x.jpg", tmp_path / "mask.jpg"
+    Image.new("RGB", (7100, 7100), "red").save(path)  # 50 megapixels
+    Image.new("L", (7100, 7100), 255).save(mask)
+    assert call("inpaint", path, "--mask", mask, "a cube", "-n", 2, "--rounds", 1, *SMALL)[0] == 0
+
+
+def test_pictures_of_no_known_range_are_one_line(call, tmp_path):
+    Image.new("F", (9, 9), 0.5).save(tmp_path / "x.tif")
+    assert "floating-point numbers" in call("vary", tmp_path / "x.tif", *SMALL)[2]
+
+
 def test_pictures_are_turned_upright(tmp_path):
     picture, exif = Image.new("RGB", (20, 10), "red"), Image.Exif()
     exif[0x0112] = 6  # the camera was held on its side

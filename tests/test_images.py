@@ -82,6 +82,8 @@ def test_a_recipe_comes_back_and_a_name_is_never_taken_twice(tmp_path):
     with pytest.raises(FileExistsError):
         save_png(Image.new("RGB", (9, 9)), path)
     assert path.read_bytes() == before
+    save_png(Image.new("RGB", (9, 9)), path, replace=True)
+    assert open_image(path).size == (9, 9)
     assert [one.name for one in tmp_path.iterdir()] == ["a.png"]
 
 

@@ -13,6 +13,7 @@ from tools.reader import __main__ as reader
 from tools.world import __main__ as world
 from unclip.cli import app
 from unclip.config import override, read_toml
+from unclip.images import read_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,6 +40,7 @@ def test_its_python_runs(tmp_path, monkeypatch) -> None:
     for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
         exec(block, told)  # noqa: S102 (it is ours)
     assert (tmp_path / "cube.safetensors").is_file()
+    assert read_recipe(tmp_path / "cube-3.png")["seed"] == 3
     assert [len(told[name]) for name in ("variations", "way", "to_text", "changed", "coarse")] == [4, 5, 5, 3, 3]
 
 

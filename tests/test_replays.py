@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from unclip.errors import UnclipError, UnclipWarning
+from unclip.images import read_recipe
 
 from .systems import CAPTIONS, SIZES
 from .test_manipulations import SMALL, apart
@@ -32,8 +33,12 @@ def test_recipes_replay(system, pictures, tmp_path):
         next(system.inpaint(files[0], tmp_path / "mask.png", CAPTIONS[0], seeds=[2], rounds=2, **SMALL)),
     ]
     for picture in made:
-        recipe = json.loads(json.dumps(picture.recipe))
+        picture.save(tmp_path / "saved.png")
+        recipe = read_recipe(tmp_path / "saved.png")
+        assert recipe == json.loads(json.dumps(picture.recipe))
         assert apart(next(system.replay(recipe)), picture) <= 1, recipe["command"]
+    with pytest.raises(UnclipError, match=r"x\.jpg: a picture with its recipe is a PNG"):
+        made[0].save(tmp_path / "x.jpg")
 
 
 def test_replays_refuse_other_sources_and_other_weights(system, pictures, tmp_path):

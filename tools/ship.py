@@ -15,7 +15,7 @@ from unclip import checkpoint
 from unclip.cli.shell import run
 from unclip.config import load
 from unclip.errors import UnclipError
-from unclip.folder import SystemConfig
+from unclip.folder import SystemConfig, spoken
 from unclip.places import FILE, write_text
 
 app = App(help=__doc__, help_format="plaintext", help_formatter="plain")
@@ -43,7 +43,7 @@ def ship(system: Path, out: Path) -> None:
             print(f"{out / path.name}: {path.stat().st_size / 1e6:.1f} MB")
             path.replace(out / path.name)
     lines = [f'subject = "{SUBJECT}"', "words = ["]
-    lines += [f'    "{word}",' for word in words()] + ["]"]
+    lines += [f"    '{word}'," if '"' in word else f'    "{word}",' for word in words()] + ["]"]
     text = (system / FILE).read_text(encoding="utf-8")
     write_text(out / FILE, _before_tables(text, "\n".join(lines)))
 
@@ -68,9 +68,9 @@ def _packed(system: Path, name: str, folder: Path) -> Path:
 
 
 def words() -> list[str]:
-    """Every word of the world's captions, sorted."""
+    """Every word of the world's captions, sorted, those to print in quotes."""
     told = (caption for index in range(SCENES) for caption in captions(sample(0, index, "train")))
-    return sorted({word for caption in told for word in re.findall(r"\w+", caption.lower())})
+    return sorted({word for caption in told for word in spoken(caption)})
 
 
 def _before_tables(text: str, more: str) -> str:

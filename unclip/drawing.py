@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +17,7 @@ from unclip.clip import Clip
 from unclip.conditioning import Prompts, decoder_cond, read
 from unclip.diffusion.inpainting import Known
 from unclip.errors import UnclipError
-from unclip.images import resize, square, to_pil
+from unclip.images import resize, save_png, square, to_pil
 from unclip.models.decoder import Decoder, DecoderCond
 from unclip.models.upsampler import Upsampler
 from unclip.noise import Noise, Seed, beginning_with, redrawn, stream
@@ -34,6 +35,12 @@ class Picture:
     seed: int
     image_emb: Float[Tensor, " d"]
     recipe: dict[str, Any]
+
+    def save(self, path: str | Path) -> None:
+        """Writes a PNG that holds the recipe, in place of a file of that name. Raises UnclipError for another kind of file."""
+        if Path(path).suffix.lower() != ".png":
+            raise UnclipError(f"{path}: a picture with its recipe is a PNG; give a name that ends in .png")
+        save_png(self.image, path, self.recipe, replace=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,16 +85,16 @@ class Parts:
     matching: Matching | None = None
 
 
+def spoken(text: str) -> list[str]:
+    """The words of a text, and its signs such as emoji; a word in quotes, which is one to print, with its quotes."""
+    words = re.findall(r'"\w+"|\w+', re.sub("[“”]", '"', text.lower()))
+    return words + [sign for sign in text if unicodedata.category(sign) == "So"]
+
+
 def strangers(system: SystemConfig, prompts: Iterable[str]) -> list[str]:
-    """The words, and signs such as emoji, of prompts that the system's captions never used, each once; none where it names no
-    words."""
+    """What of prompts the system's captions never used, each once; nothing where it names no words."""
     known = set(system.words)
-    found = [
-        word
-        for prompt in prompts
-        for word in (*re.findall(r"\w+", prompt.lower()), *(x for x in prompt if unicodedata.category(x) == "So"))
-        if word not in known
-    ]
+    found = [word for prompt in prompts for word in spoken(prompt) if word not in known]
     return list(dict.fromkeys(found)) if known else []
 
 

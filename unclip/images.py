@@ -120,20 +120,26 @@ def upright(image: Image.Image, where: str = "the picture") -> Image.Image:
         image = ImageOps.exif_transpose(image)
     except Exception as error:  # noqa: BLE001 (a damaged file can fail in any way, its EXIF in more)
         raise UnclipError(f"{where}: not a readable picture: {error}") from None
+    if image.mode == "F":
+        raise UnclipError(
+            f"{where}: its pixels are floating-point numbers of no known range; save it with 8 or 16 bits each"
+        )
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255 instead of scaling
         return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     return image
 
 
-def save_png(image: Image.Image, path: str | Path, recipe: Mapping[str, Any] | None = None) -> None:
-    """Writes a PNG whose metadata hold `recipe`; it appears whole under its name or not at all, and replaces nothing.
+def save_png(
+    image: Image.Image, path: str | Path, recipe: Mapping[str, Any] | None = None, replace: bool = False
+) -> None:
+    """Writes a PNG whose metadata hold `recipe`; it appears whole under its name or not at all.
 
-    Raises FileExistsError when the name is taken.
+    Raises FileExistsError when the name is taken, unless it may `replace`.
     """
     info = PngImagePlugin.PngInfo()
     if recipe is not None:
         info.add_itxt(RECIPE, json.dumps(recipe, ensure_ascii=False))
-    _write(path, lambda partial: image.save(partial, format="PNG", pnginfo=info))
+    _write(path, lambda partial: image.save(partial, format="PNG", pnginfo=info), replace)
 
 
 def save_gif(frames: Sequence[Image.Image], path: str | Path, milliseconds: int = 120) -> None:
@@ -143,12 +149,13 @@ def save_gif(frames: Sequence[Image.Image], path: str | Path, milliseconds: int 
     _write(path, lambda partial: first.save(partial, format="GIF", **how))
 
 
-def _write(path: str | Path, save: Callable[[Path], None]) -> None:
+def _write(path: str | Path, save: Callable[[Path], None], replace: bool = False) -> None:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save(partial)
-        os.link(partial, path)  # unlike a rename, fails when the name is taken
+        # unlike a renaming, linking fails when the name is taken
+        (os.replace if replace else os.link)(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -157,7 +164,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     """The recipe inside a picture. Raises UnclipError when the file is no picture of ours."""
     text = open_image(path).info.get(RECIPE)
     if text is None:
-        raise UnclipError(f"{path}: holds no recipe; only PNGs that unclip wrote, and nobody saved again, do")
+        raise UnclipError(
+            f"{path}: holds no recipe; only single pictures that unclip wrote, and nobody saved again, do"
+        )
     try:
         recipe = json.loads(text)
     except (TypeError, ValueError):

@@ -104,7 +104,7 @@ class Interpolation:
         told = {self.prompt or one.prompt for one in own} or {self.prompt}
         if len(told) > 1:
             raise UnclipError(
-                f"latents inverted under different prompts, {sorted(told)}; give --prompt, or invert anew"
+                f"latents inverted under different prompts, {sorted(told)}; invert their pictures anew under one"
             )
         x_a, x_b = (bench.latent(one, self.prompt).x_T if one.invertible else bench.noise(seed) for one in (a, b))
         return Start(told.pop(), seed, emb, _mixed(x_a, x_b, self.share))

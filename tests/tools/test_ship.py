@@ -36,6 +36,8 @@ def test_what_is_shipped_is_the_same_system_at_half_the_size(source, tmp_path):
     assert made.sampling.decoder == {"steps": 2}
     assert not strangers(made, ["A small red cube on top of two striped cylinders!"])
     assert strangers(made, ["a corgi on the beach"]) == ["corgi", "beach"]
+    assert not strangers(made, ['a sign that says "dog"', "a cone with the word “stop” on it"])
+    assert strangers(made, ["a photo of a dog 🐕"]) == ["dog", "🐕"], "it is only ever printed"
     assert UnCLIP.from_pretrained(tmp_path / "again", "cpu").decoder.sampling.steps == 2
 
 

@@ -63,7 +63,7 @@ def evaluate(
         Which parts to measure, one or several, such as alignment,prior: of alignment (i.i.d. prompts), composition (held-out
         combinations), baselines, prior, upsamplers, sweep.
     keep
-        Folder where the small pictures of prompts are kept as they are drawn (0.8 MB for each at best of 16). A run that was
+        Folder where the small pictures of prompts are kept as they are drawn (1.6 MB for each at best of 32). A run that was
         stopped goes on there, and another reader, or another way to choose, judges them without drawing again (into another
         --out). Empty it after changes of the code that draws.
     device

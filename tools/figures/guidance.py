@@ -12,7 +12,7 @@ from tools.evaluate.alignment import judged
 from tools.evaluate.judge import Verdict
 from tools.evaluate.prompts import Prompt, prompts
 from tools.evaluate.stats import Estimate, bootstrap, mean, share
-from tools.figures.studio import SEED, Figure, Studio, gain, more
+from tools.figures.studio import SEED, Figure, Studio, gain, more, so
 from tools.reader import read
 from unclip.conditioning import read as told_of
 from unclip.settings import Settings
@@ -92,7 +92,9 @@ def guidance(studio: Studio) -> Figure:
     def worse(name: str, some: Int[Tensor, " n"]) -> float:
         return made[name, high].distance(some) - made[name, low].distance(some)
 
+    kept = sum(bits["unCLIP", high]) / sum(bits["unCLIP", low])
     claims = [
+        so(f"at guidance {high:g} unCLIP keeps at least nine tenths of its variety", kept >= 0.9),
         more("guidance costs caption-only more variety than unCLIP", gain(lost("caption only"), lost("unCLIP"))),
         more(
             "guidance takes caption-only further from real pictures than unCLIP",

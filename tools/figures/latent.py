@@ -9,7 +9,7 @@ import torch
 
 from tools.evaluate.stats import mean, share
 from tools.evaluate.upsamplers import psnr
-from tools.figures.probe import entropy, probe_entropy
+from tools.figures.probe import TRAIN, entropy, probe_entropy
 from tools.figures.reconstruction import INVERSIONS
 from tools.figures.studio import Figure, Studio, changed, gain, kept, more, names, pil, shown, so, told_of
 from tools.world import palette
@@ -69,7 +69,8 @@ def variations(studio: Studio) -> Figure:
     ]
     told = (
         f"Rows: held-out renders; variations at eta {', '.join(map(str, ETAS))} from their own x_T, of {few} renders;"
-        f" from fresh noise, {VARIATIONS} of each of {len(scenes)}."
+        f" from fresh noise, {VARIATIONS} of each of {len(scenes)}; all of one thing. CLIP leaves open what a probe does not"
+        f" find that learned from {TRAIN:,} other such scenes."
     )
     return Figure("Variations (Fig. 3)", found, claims, torch.cat(rows), 8, told)
 
@@ -114,7 +115,7 @@ def interpolations(studio: Studio, frames: int = 9) -> Figure:
     ]
     told = (
         "Each row goes from one held-out render to another along the slerp of their embeddings, the noise fixed."
-        f" {len(falling)} paths."
+        f" {len(falling)} paths between scenes of one thing."
     )
     return Figure("Interpolations (Fig. 4)", {"paths": numbers}, claims, torch.cat(rows), frames, told)
 
@@ -150,7 +151,7 @@ def differences(studio: Studio) -> Figure:
     ]
     told = (
         f"Rows: a held-out render, theta = {', '.join(map(str, THETAS))}; three each for colour, material, shape."
-        f" {len(answers)} renders for each."
+        f" {len(answers)} renders of one thing for each."
     )
     return Figure("Text differences (Fig. 5)", found, claims, torch.cat(rows), 1 + len(THETAS), told)
 

@@ -16,9 +16,9 @@ INTRODUCTION = """# The paper's figures, remade
 Each figure of 2204.06125, from scenes or prompts of the demo world's test split, with what it shows measured by the
 attribute reader; shares, means and differences come with 95 % confidence intervals. A claim is the paper's, or a bar of
 this project's: **fails** means that this small system does not show the effect, **undecided** that so few scenes cannot
-tell. Each names the decoder that drew it; `unclip inspect unclip/demo/decoder.safetensors` tells the fingerprint of the
-shipped one, and a figure of another is older. Remake one with `python -m tools.figures NAME`, all with
-`python -m tools.figures`.
+tell; a bar is held against the value itself, whatever its interval. Each names the decoder that drew it; `unclip inspect
+unclip/demo/decoder.safetensors` tells the fingerprint of the shipped one, and a figure of another is older. Remake one
+with `python -m tools.figures NAME`, all with `python -m tools.figures`.
 """
 
 

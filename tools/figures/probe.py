@@ -18,8 +18,8 @@ from tools.world.scene import Scene
 TRAIN, HELD_OUT, AT_ONCE = 40_000, 1000, 500  # scenes; each doubling takes some percent off what probes leave open
 CLASSES = [len(PER_PICTURE[factor]) for factor in NUISANCE]
 DECAYS = (1e-4, 1e-3, 1e-2)
-WIDTH, DROPOUT, EPOCHS, BATCH = 512, 0.2, 20, 256  # of the probe that is not linear
-LEARNING_RATE, WEIGHT_DECAY = 1.5e-3, 0.05
+WIDTH, DROPOUT, EPOCHS, BATCH = 512, 0.2, 20, 512  # of the probe that is not linear
+LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.05
 
 
 def probe_entropy(studio: Studio) -> dict[str, float]:
@@ -71,6 +71,8 @@ def _deep(x: Float[Tensor, "n d"], y: Int[Tensor, "n k"], classes: Sequence[int]
     """A probe with two hidden layers, the same each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        mean, axes = x.mean(dim=0), torch.linalg.eigh(torch.cov(x.T))[1]
+        x = (x - mean) @ axes  # along principal axes Adam's steps fit small directions as well as large ones
         scale, first, second = x.std(), nn.Linear(x.shape[1], WIDTH), nn.Linear(WIDTH, WIDTH)
         hidden = first, nn.GELU(), nn.Dropout(DROPOUT), second, nn.GELU(), nn.Dropout(DROPOUT)
         net = nn.Sequential(*hidden, nn.Linear(WIDTH, sum(classes)))
@@ -84,7 +86,8 @@ def _deep(x: Float[Tensor, "n d"], y: Int[Tensor, "n k"], classes: Sequence[int]
             optimizer.step()
             schedule.step()
     with torch.no_grad():
-        first.weight /= scale
+        first.weight.copy_(first.weight @ axes.T / scale)
+        first.bias -= first.weight @ mean
     return net.eval()
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from unclip.choosing import likeness
 from unclip.conditioning import decoder_cond, read
 from unclip.drawing import noise_of, unconditional
 from unclip.images import to_pil, to_tensor
@@ -49,13 +50,19 @@ def square(picture):
     return picture[:, :, CORNER : CORNER + SIDE, CORNER : CORNER + SIDE]
 
 
+def like(system):
+    """How well the golden picture fits embedding and prompt, by CLIP and matcher [3]."""
+    tries = [(picture("decoder"), embeddings()["image"])]
+    return likeness(system.clip, tries, read(system.clip, [PROMPT]), system.matching).flatten()
+
+
 def picture(name):
     """A golden picture [1, 3, h, w] in [-1, 1]."""
     return to_tensor(Image.open(FOLDER / f"{name}.png"))[None]
 
 
 def embeddings():
-    """The golden embeddings."""
+    """The golden embeddings, and the golden likeness."""
     return load_file(FOLDER / "embeddings.safetensors")
 
 
@@ -66,6 +73,7 @@ def make():
     emb = image_emb(system)
     save_file({"text": text_emb(system), "image": emb}, FOLDER / "embeddings.safetensors")
     to_pil(small(system, emb)[0]).save(FOLDER / "decoder.png")
+    save_file(embeddings() | {"like": like(system)}, FOLDER / "embeddings.safetensors")
     to_pil(enlarged(system, 0, picture("decoder"))[0]).save(FOLDER / "upsampler-256.png")
     to_pil(enlarged(system, 1, square(picture("upsampler-256")))[0]).save(FOLDER / "upsampler-1024.png")
 

@@ -42,6 +42,10 @@ def test_the_decoder_draws_its_golden(demo):
     near(golden.small(demo, golden.embeddings()["image"]), "decoder")
 
 
+def test_clip_and_matcher_judge_it_as_they_did(demo):
+    assert torch.allclose(golden.like(demo), golden.embeddings()["like"], atol=0.01)
+
+
 def test_where_the_upsamplers_have_nothing_to_add_they_add_nothing(demo):
     """Soft thresholding leaves exact zeros, which a net by itself does not."""
     small = golden.picture("decoder")

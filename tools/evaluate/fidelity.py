@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tools.evaluate.stats import Estimate, share
 from tools.reader import Reading
 
 NEAREST = 3
@@ -32,23 +33,25 @@ def kernel(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
     return float(within - 2 * xy.mean())
 
 
-def precision_recall(real: Float[Tensor, "n f"], drawn: Float[Tensor, "m f"], k: int = NEAREST) -> tuple[float, float]:
+def precision_recall(
+    real: Float[Tensor, "n f"], drawn: Float[Tensor, "m f"], k: int = NEAREST
+) -> tuple[Estimate, Estimate]:
     """Shares of drawn features within the real ones' k-nearest-neighbour balls, and the reverse (arXiv 1904.06991, eq. 1-2)."""
     return _covered(real, drawn, k), _covered(drawn, real, k)
 
 
-def _covered(support: Float[Tensor, "n f"], points: Float[Tensor, "m f"], k: int) -> float:
+def _covered(support: Float[Tensor, "n f"], points: Float[Tensor, "m f"], k: int) -> Estimate:
     radii = torch.cdist(support, support).kthvalue(k + 1, dim=1).values  # the nearest of all is the point itself
-    return float((torch.cdist(points, support) <= radii).any(dim=1).float().mean())
+    return share((torch.cdist(points, support) <= radii).any(dim=1).tolist())
 
 
-def memorised(drawn: Float[Tensor, "n f"], fresh: Float[Tensor, "m f"], training: Float[Tensor, "t f"]) -> float:
+def memorised(drawn: Float[Tensor, "n f"], fresh: Float[Tensor, "m f"], training: Float[Tensor, "t f"]) -> Estimate:
     """The share of drawn pictures nearer to a training picture than all but 1 % of fresh real pictures are.
 
     So 1 % is what honest pictures get.
     """
     limit = _distance(fresh, training).quantile(0.01)
-    return float((_distance(drawn, training) < limit).float().mean())
+    return share((_distance(drawn, training) < limit).tolist())
 
 
 def _distance(points: Tensor, support: Tensor) -> Float[Tensor, " n"]:

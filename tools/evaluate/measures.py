@@ -1,7 +1,8 @@
 """The parts of a report: each measures, and adds what it found."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from tools.evaluate import draw, fidelity, order, priors, report, sweep, upsampl
 from tools.evaluate.alignment import Drawn, aligned, judged
 from tools.evaluate.judge import Verdict
 from tools.evaluate.prompts import Prompt, prompts
-from tools.evaluate.stats import Estimate
-from tools.reader import read
+from tools.evaluate.stats import Estimate, bootstrap
+from tools.reader import Reading, read
 from tools.reader.net import Reader
 from unclip.checkpoint import read_header
 from unclip.config import build, load
@@ -101,28 +102,37 @@ def baselines(work: Work, count: int, training: int) -> None:
     work.say("diversity", diversity, report.numbers("Diversity at a fixed caption, nothing chosen, bits", diversity))
 
 
-def _fidelity(drawn: Drawn, real: torch.Tensor, training: torch.Tensor) -> dict[str, float]:
+def _fidelity(drawn: Drawn, real: torch.Tensor, training: torch.Tensor) -> dict[str, float | Estimate]:
+    """The Fréchet distance has no interval: of pictures drawn again and again it only grows."""
     precision, recall = fidelity.precision_recall(real, drawn.features)
+    kernel = bootstrap(lambda rows: 1000 * fidelity.kernel(real, drawn.features[rows]), len(drawn.features))
     return {
         "Fréchet distance": fidelity.frechet(real, drawn.features),
-        "kernel distance x 1000": 1000 * fidelity.kernel(real, drawn.features),
+        "kernel distance x 1000": kernel,
         "precision": precision,
         "recall": recall,
         "nearest-neighbour memorisation": fidelity.memorised(drawn.features, real, training),
     }
 
 
-def _diversity(work: Work, real: Drawn, each: int = 60) -> dict[str, dict[str, float]]:
+def _diversity(work: Work, real: Drawn, each: int = 60) -> dict[str, dict[str, Estimate]]:
     """Entropies of what no caption names, over pictures of one caption at a time; and those of real pictures at large."""
-    found = {"real renders, any caption": fidelity.entropies(real.readings)}
+    found = {"real renders, any caption": _entropies(real.readings)}
     for words in DIVERSE:
         images = [torch.empty(0, 3, *[work.system.sizes[0]] * 2)]
         for start in range(0, each, draw.BATCH):
             seeds = range(start, start + draw.BATCH)
             small = work.system.generate(words, seeds, draw.BATCH, size=work.system.sizes[0], best_of=1)
             images.append(torch.stack([to_tensor(picture.image) for picture in small]))
-        found[words] = fidelity.entropies(read(work.reader, torch.cat(images))[0])
+        found[words] = _entropies(read(work.reader, torch.cat(images))[0])
     return found
+
+
+def _entropies(readings: Sequence[Reading]) -> dict[str, Estimate]:
+    def bits(key: str, rows: torch.Tensor) -> float:
+        return fidelity.entropies([readings[k] for k in rows.tolist()])[key]
+
+    return {key: bootstrap(partial(bits, key), len(readings)) for key in fidelity.entropies(readings)}
 
 
 def prior(work: Work) -> None:

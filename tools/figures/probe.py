@@ -87,7 +87,7 @@ def _deep(x: Float[Tensor, "n d"], y: Int[Tensor, "n k"], classes: Sequence[int]
             schedule.step()
     with torch.no_grad():
         first.weight.copy_(first.weight @ axes.T / scale)
-        first.bias -= first.weight @ mean
+        first.bias.sub_(first.weight @ mean)
     return net.eval()
 
 

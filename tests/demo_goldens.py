@@ -50,10 +50,9 @@ def square(picture):
     return picture[:, :, CORNER : CORNER + SIDE, CORNER : CORNER + SIDE]
 
 
-def like(system):
-    """How well the golden picture fits embedding and prompt, by CLIP and matcher [3]."""
-    tries = [(picture("decoder"), embeddings()["image"])]
-    return likeness(system.clip, tries, read(system.clip, [PROMPT]), system.matching).flatten()
+def like(system, drawn, emb):
+    """How well a small picture fits its embedding and the prompt, by CLIP and matcher [3]."""
+    return likeness(system.clip, [(drawn, emb)], read(system.clip, [PROMPT]), system.matching).flatten()
 
 
 def picture(name):
@@ -71,9 +70,9 @@ def make():
     FOLDER.mkdir(exist_ok=True)
     system = UnCLIP.from_pretrained("demo", "cpu")
     emb = image_emb(system)
-    save_file({"text": text_emb(system), "image": emb}, FOLDER / "embeddings.safetensors")
     to_pil(small(system, emb)[0]).save(FOLDER / "decoder.png")
-    save_file(embeddings() | {"like": like(system)}, FOLDER / "embeddings.safetensors")
+    told = {"text": text_emb(system), "image": emb, "like": like(system, picture("decoder"), emb)}
+    save_file(told, FOLDER / "embeddings.safetensors")
     to_pil(enlarged(system, 0, picture("decoder"))[0]).save(FOLDER / "upsampler-256.png")
     to_pil(enlarged(system, 1, square(picture("upsampler-256")))[0]).save(FOLDER / "upsampler-1024.png")
 

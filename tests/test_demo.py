@@ -43,7 +43,8 @@ def test_the_decoder_draws_its_golden(demo):
 
 
 def test_clip_and_matcher_judge_it_as_they_did(demo):
-    assert torch.allclose(golden.like(demo), golden.embeddings()["like"], atol=0.01)
+    kept = golden.embeddings()
+    assert torch.allclose(golden.like(demo, golden.picture("decoder"), kept["image"]), kept["like"], atol=0.01)
 
 
 def test_where_the_upsamplers_have_nothing_to_add_they_add_nothing(demo):

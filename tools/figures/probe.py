@@ -1,7 +1,6 @@
 """How much an embedding leaves open: the entropy of what no caption names, given the embedding."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tools.evaluate import draw
+from tools.evaluate import draw, fidelity
 from tools.evaluate.probe import probe
 from tools.figures.studio import NUISANCE, Studio
 from tools.reader.net import PER_PICTURE
@@ -93,6 +92,4 @@ def _deep(x: Float[Tensor, "n d"], y: Int[Tensor, "n k"], classes: Sequence[int]
 
 def entropy(values: Sequence[str]) -> float:
     """The entropy in bits of a few draws, corrected for their number (Miller and Madow)."""
-    counts, n = Counter(values), len(values)
-    plain = -sum(c / n * math.log2(c / n) for c in counts.values())
-    return plain + (len(counts) - 1) / (2 * n) / math.log(2)
+    return fidelity.entropy(values) + (len(set(values)) - 1) / (2 * len(values)) / math.log(2)

@@ -22,7 +22,7 @@ from unclip.models.upsampler import Upsampler
 from unclip.noise import Seed, seeded
 from unclip.priors import EmbeddingPrior, OnStep, silent
 from unclip.requests import Seeds, made_by, numbers, pairs, shares
-from unclip.settings import Settings
+from unclip.settings import BATCH, Settings
 from unclip.sources import Given, Source, invertible, mask_source, opened, picture, source
 from unclip.stage import Stage
 
@@ -31,7 +31,7 @@ from unclip.stage import Stage
 class UnCLIP:
     """A text-to-image system of separately trained stages (arXiv 2204.06125); `identity` names its weights in recipes.
 
-    All that draws takes `batch` (pictures drawn at once), `on_step` (called after every step of a net) and **settings (the
+    All that draws takes `batch` (small pictures at once), `on_step` (called after every step of a net) and **settings (the
     fields of Settings), and gives Pictures one by one. Mistakes raise UnclipError, most of them before any work is done.
     """
 
@@ -69,7 +69,7 @@ class UnCLIP:
         self,
         prompts: str | Sequence[str],
         seeds: Seeds | None = None,
-        batch: int = 4,
+        batch: int = BATCH,
         on_step: OnStep = silent,
         init: Given | None = None,
         **settings: Any,
@@ -197,7 +197,7 @@ class UnCLIP:
         name: str,
         given: Sequence[Source],
         jobs: Sequence[tuple[Mapping[str, Any], int]],
-        batch: int = 4,
+        batch: int = BATCH,
         on_step: OnStep = silent,
         **settings: Any,
     ) -> Pictures:

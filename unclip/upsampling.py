@@ -53,5 +53,5 @@ def _low_res(stage: Stage[Upsampler], x: Float[Tensor, "b 3 h w"], seeds: Sequen
 
 
 def chunk_size(batch: int, stage: Stage[Upsampler]) -> int:
-    """How many pictures an upsampler takes at once: a batch at 256 px, fewer where they are larger."""
-    return max(1, batch * 256**2 // max(stage.net.config.size, 256) ** 2)
+    """How many pictures an upsampler takes at once: a batch at 128 px, fewer where they are larger."""
+    return max(1, batch * 128**2 // max(stage.net.config.size, 128) ** 2)

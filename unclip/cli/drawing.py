@@ -13,7 +13,7 @@ from cyclopts.types import NonNegativeInt, PositiveInt
 from unclip.cli.output import check_files, check_folder, progress, save, save_gif
 from unclip.cli.plan import plan
 from unclip.interop.hub import ahead
-from unclip.settings import Settings
+from unclip.settings import BATCH, Settings
 
 if TYPE_CHECKING:
     from unclip.drawing import Pictures
@@ -35,7 +35,7 @@ class Common:
     out
         Folder for the pictures.
     batch
-        Pictures drawn at once.
+        Small pictures drawn at once, tries among them; fewer where they are enlarged.
     grid
         Also write all pictures on one sheet, where there are several.
     device
@@ -52,7 +52,7 @@ class Common:
 
     model: str = "demo"
     out: Path = Path("outputs")
-    batch: PositiveInt = 4
+    batch: PositiveInt = BATCH
     grid: bool = True
     device: str = "auto"
     dtype: str = "auto"

@@ -116,6 +116,10 @@ def test_inpaint_replay_and_info(call, cli, folder, image, tmp_path):
         (("reconstruct", "IMAGE", "--components", "4,x"), "components"),
         (("edit", "IMAGE", "--to", "a cube", "--theta", "0.1,nan"), "theta"),
         (("vary", "IMAGE", "--steps", 100000), "steps"),
+        (
+            ("edit", "IMAGE", "--to", "a cube", "--theta", 0.3, "--gif"),
+            "--gif: an animation of one picture would not move",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(call, image, tmp_path, words, told):

@@ -108,8 +108,11 @@ class Names:
 def draw(choices: Choices, make: Make, names: Names, files: Iterable[Path] = ()) -> None:
     """Opens the system, draws, and saves each picture as soon as it is finished; prints where. `files` have to be there."""
     from unclip.config import build, to_dict
+    from unclip.errors import UnclipError
 
     common = choices.common
+    if names.gif and names.one and len(names.one) < 2:
+        raise UnclipError("--gif: an animation of one picture would not move; ask for two or more, or leave --gif out")
     check_folder(common.out)
     check_files(files)
     chosen = to_dict(build(Settings, asdict(choices.settings), "settings"))
@@ -136,5 +139,5 @@ def draw(choices: Choices, make: Make, names: Names, files: Iterable[Path] = ())
         from unclip.images import grid
 
         print(save(grid(done, names.columns), common.out, f"{names.stem}-grid"))
-    if len(done) > 1 and names.gif:
+    if names.gif:
         print(save_gif(done, common.out, names.stem))

@@ -72,7 +72,7 @@ def interpolate(
     seed
         Of the noise that is fixed, and of texts.
     gif
-        Also write an animation.
+        Also write an animation, of two pictures or more.
     """
     stem = f"{slug(Path(a).stem)[:28]}-to-{slug(Path(b).stem)[:28]}"
     draw(
@@ -131,7 +131,7 @@ def edit(
     seed
         Of the noise that --eta adds, and of the upsamplers'.
     gif
-        Also write an animation.
+        Also write an animation, of two pictures or more.
     """
     thetas = theta or (0.15, 0.25, 0.35, 0.5)
     stem = f"{slug(image.stem)}-{slug(to)}"[:60]
@@ -169,7 +169,7 @@ def reconstruct(
     latent
         Also save the latent pair to this file (.safetensors), for `unclip generate --init`.
     gif
-        Also write an animation.
+        Also write an animation, of two pictures or more.
     """
     from unclip.bench import INVERSION
     from unclip.errors import UnclipError

@@ -118,7 +118,8 @@ def test_kernel_distance_is_unbiased():
 
 
 def test_precision_falls_with_strangers_and_recall_with_missing_modes():
-    real = torch.cat([torch.randn(200, 2), torch.randn(200, 2) + 50])
+    real = torch.randn(400, 2, generator=torch.Generator().manual_seed(4))
+    real[200:] += 50
 
     def found(drawn: torch.Tensor) -> list[float]:
         return [one.value for one in fidelity.precision_recall(real, drawn)]
@@ -136,7 +137,7 @@ def test_copies_count_as_memorised():
 
 
 def test_entropy():
-    assert fidelity.entropy(["a", "b", "c", "d"]) == 2
+    assert fidelity.entropy(["a", "b"] * 500) == pytest.approx(1, abs=1e-3)  # and what its own smallness hides
     assert fidelity.entropy(["a", "a"]) == 0
 
 

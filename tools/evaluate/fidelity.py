@@ -68,6 +68,8 @@ def entropies(readings: Sequence[Reading]) -> dict[str, float]:
 
 
 def entropy(values: Sequence[str]) -> float:
-    """The entropy, in bits, of the values' frequencies; 0 for none."""
-    counts = Counter(values)
-    return -sum(n / len(values) * math.log2(n / len(values)) for n in counts.values()) if values else 0.0
+    """The entropy in bits of what a few values were drawn from, corrected for their number (Miller and Madow); 0 for none."""
+    shares = [count / len(values) for count in Counter(values).values()]
+    return sum(-one * math.log2(one) for one in shares) + max(0, len(shares) - 1) / (
+        2 * max(1, len(values))
+    ) / math.log(2)

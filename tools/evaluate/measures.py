@@ -14,7 +14,7 @@ from tools.evaluate import draw, fidelity, order, priors, report, sweep, upsampl
 from tools.evaluate.alignment import Drawn, aligned, judged
 from tools.evaluate.judge import Verdict
 from tools.evaluate.prompts import Prompt, prompts
-from tools.evaluate.stats import Estimate, bootstrap
+from tools.evaluate.stats import Estimate, jackknife
 from tools.reader import Reading, read
 from tools.reader.net import Reader
 from unclip.checkpoint import read_header
@@ -105,7 +105,9 @@ def baselines(work: Work, count: int, training: int) -> None:
 def _fidelity(drawn: Drawn, real: torch.Tensor, training: torch.Tensor) -> dict[str, float | Estimate]:
     """The Fréchet distance has no interval: of pictures drawn again and again it only grows."""
     precision, recall = fidelity.precision_recall(real, drawn.features)
-    kernel = bootstrap(lambda rows: 1000 * fidelity.kernel(real, drawn.features[rows]), len(drawn.features))
+    kernel = jackknife(
+        lambda seen, rows: 1000 * fidelity.kernel(real[seen], drawn.features[rows]), len(real), len(drawn.features)
+    )
     return {
         "Fréchet distance": fidelity.frechet(real, drawn.features),
         "kernel distance x 1000": kernel,
@@ -132,7 +134,7 @@ def _entropies(readings: Sequence[Reading]) -> dict[str, Estimate]:
     def bits(key: str, rows: torch.Tensor) -> float:
         return fidelity.entropies([readings[k] for k in rows.tolist()])[key]
 
-    return {key: bootstrap(partial(bits, key), len(readings)) for key in fidelity.entropies(readings)}
+    return {key: jackknife(partial(bits, key), len(readings)) for key in fidelity.entropies(readings)}
 
 
 def prior(work: Work) -> None:

@@ -11,7 +11,7 @@ from tools.evaluate import draw, fidelity, priors
 from tools.evaluate.alignment import judged
 from tools.evaluate.judge import Verdict
 from tools.evaluate.prompts import Prompt, prompts
-from tools.evaluate.stats import Estimate, bootstrap, mean, share
+from tools.evaluate.stats import Estimate, jackknife, mean, share
 from tools.figures.studio import SEED, Figure, Studio, gain, more, so
 from tools.reader import read
 from unclip.conditioning import read as told_of
@@ -40,15 +40,20 @@ class Quality:
     @property
     def numbers(self) -> dict[str, Estimate]:
         """The share of captions right, and the kernel distance to real pictures: unbiased, as Fréchet's is not of so few."""
-        return {"captions right": share(self.right), DISTANCE: bootstrap(self.distance, len(self.right))}
+        return {"captions right": share(self.right), DISTANCE: jackknife(self.distance, *self.sizes)}
 
-    def distance(self, rows: Int[Tensor, " n"]) -> float:
-        """1000 times the kernel distance of some of the pictures from the real ones."""
-        return 1000 * fidelity.kernel(self.real, self.features[rows])
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many pictures there are, and how many real ones."""
+        return len(self.features), len(self.real)
+
+    def distance(self, rows: Int[Tensor, " n"], real: Int[Tensor, " m"]) -> float:
+        """1000 times the kernel distance of some of the pictures from some of the real ones."""
+        return 1000 * fidelity.kernel(self.real[real], self.features[rows])
 
     def nearer(self, other: "Quality") -> Estimate:
         """By how much less than the other's pictures these are away from real ones; both of the same prompts."""
-        return bootstrap(lambda rows: other.distance(rows) - self.distance(rows), len(self.right))
+        return jackknife(lambda *which: other.distance(*which) - self.distance(*which), *self.sizes)
 
 
 def modes(studio: Studio) -> Figure:
@@ -89,8 +94,8 @@ def guidance(studio: Studio) -> Figure:
     def lost(name: str) -> list[float]:
         return [a - b for a, b in zip(bits[name, low], bits[name, high], strict=True)]
 
-    def worse(name: str, some: Int[Tensor, " n"]) -> float:
-        return made[name, high].distance(some) - made[name, low].distance(some)
+    def worse(name: str, *which: Int[Tensor, " n"]) -> float:
+        return made[name, high].distance(*which) - made[name, low].distance(*which)
 
     kept = sum(bits["unCLIP", high]) / sum(bits["unCLIP", low])
     claims = [
@@ -98,7 +103,7 @@ def guidance(studio: Studio) -> Figure:
         more("guidance costs caption-only more variety than unCLIP", gain(lost("caption only"), lost("unCLIP"))),
         more(
             "guidance takes caption-only further from real pictures than unCLIP",
-            bootstrap(lambda some: worse("caption only", some) - worse("unCLIP", some), len(asked)),
+            jackknife(lambda *which: worse("caption only", *which) - worse("unCLIP", *which), len(asked), len(real)),
         ),
     ]
     told = f"Rows: unCLIP at guidance {', '.join(f'{s:g}' for s in SCALES)} with fixed embeddings and noise; then caption only."
@@ -109,11 +114,12 @@ def steps(studio: Studio) -> Figure:
     """DDIM's table (2010.02502, table 1): quality against the number of steps and eta."""
     asked, real = prompts("test", studio.count, SEED), _real(studio)
     emb = priors.embeddings(studio.system, asked)[0]
-    made = {}
+    made, drawn = {}, {}
     for eta in ETAS:
         for number in STEPS:
             system = studio.system.at(Settings(sampler="ddim", steps=number, eta=eta))
-            made[eta, number] = _quality(studio, _decoded(system, asked, emb), asked, real)
+            images = drawn[eta, number] = _decoded(system, asked, emb)
+            made[eta, number] = _quality(studio, images, asked, real)
     found = {
         f"eta {eta:g}": {f"{key}, S = {n}": value for n in STEPS for key, value in made[eta, n].numbers.items()}
         for eta in ETAS
@@ -123,7 +129,12 @@ def steps(studio: Studio) -> Figure:
         more("with few steps eta = 0 is better than eta = 1", made[0.0, few].nearer(made[1.0, few])),
         more("at eta = 0 many steps are better than few", made[0.0, many].nearer(made[0.0, few])),
     ]
-    return Figure("DDIM's table", found, claims)
+    rows = torch.stack([drawn[eta, number][k] for eta in ETAS for k in (0, 1) for number in STEPS])
+    told = (
+        f"Rows: eta = {', '.join(f'{eta:g}' for eta in ETAS)}; columns: S = {', '.join(map(str, STEPS))},"
+        f" of {asked[0].text!r}, then of {asked[1].text!r}."
+    )
+    return Figure("DDIM's table", found, claims, rows, 2 * len(STEPS), told)
 
 
 def _real(studio: Studio) -> Float[Tensor, "n f"]:

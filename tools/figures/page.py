@@ -25,8 +25,7 @@ with `python -m tools.figures NAME`, all with `python -m tools.figures`.
 def save(out: Path, name: str, figure: Figure, made: Mapping[str, Any]) -> None:
     """Writes the figure's sheet and numbers into `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    if figure.rows is not None:
-        grid([to_pil(image) for image in figure.rows], columns=figure.columns).save(out / f"{name}.png")
+    grid([to_pil(image) for image in figure.rows], columns=figure.columns).save(out / f"{name}.png")
     claims = [{"text": claim.text, "verdict": claim.verdict} for claim in figure.claims]
     tables = {"title": figure.title, "caption": figure.caption, "made": dict(made), "claims": claims}
     text = numbers("", figure.numbers).split("\n\n", 1)[1]
@@ -41,8 +40,7 @@ def page(out: Path, order: Mapping[str, Any]) -> Path:
     parts = [INTRODUCTION]
     for name, one in found.items():
         parts.append(f"## {one['title']}\n")
-        if (out / f"{name}.png").is_file():
-            parts.append(f"![{one['title']}]({out.name}/{name}.png)\n")
+        parts.append(f"![{one['title']}]({out.name}/{name}.png)\n")
         told = one["made"] | {"decoder": one["made"]["weights"].get("decoder", "?")[:8]}
         made = "System `{system}`, decoder `{decoder}`, --count {count}.".format(**told)
         parts.append(f"{one['caption']} {made}\n".lstrip())

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tools.evaluate import draw, fidelity
+from tools.evaluate import draw
 from tools.evaluate.probe import probe
 from tools.figures.studio import NUISANCE, Studio
 from tools.reader.net import PER_PICTURE
@@ -88,8 +88,3 @@ def _deep(x: Float[Tensor, "n d"], y: Int[Tensor, "n k"], classes: Sequence[int]
         first.weight.copy_(first.weight @ axes.T / scale)
         first.bias.sub_(first.weight @ mean)
     return net.eval()
-
-
-def entropy(values: Sequence[str]) -> float:
-    """The entropy in bits of a few draws, corrected for their number (Miller and Madow)."""
-    return fidelity.entropy(values) + (len(set(values)) - 1) / (2 * len(values)) / math.log(2)

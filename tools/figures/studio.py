@@ -1,6 +1,6 @@
 """What figures share: a system, a reader that says what its pictures show, scenes, and what a figure leaves."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from unclip.drawing import Picture
 from unclip.images import to_pil, to_tensor
 from unclip.system import UnCLIP
 
-SEED = 4  # scenes that neither trainings nor tools.evaluate use
+SEED = 4  # of the split test, where no training is; tools.evaluate's are others
 BATCH = 20
 NAMES = tuple(PER_THING)
 NUISANCE = ("light", "pitch", "zoom")  # what no caption names
@@ -54,7 +54,7 @@ class Figure:
     title: str
     numbers: Mapping[str, Any]
     claims: Sequence[Claim]
-    rows: Float[Tensor, "n 3 h w"] | None = None
+    rows: Float[Tensor, "n 3 h w"]
     columns: int = 8
     caption: str = ""
 
@@ -110,10 +110,10 @@ def shown(reading: Reading) -> Seen | None:
     return reading.things[0] if len(reading.things) == 1 else None
 
 
-def kept(reading: Reading, scene: Scene, but: Mapping[str, str] | None = None) -> bool:
-    """Whether a picture of one thing shows the scene's names, floor and style; `but`: those that should have changed."""
+def kept(reading: Reading, scene: Scene, but: Collection[str] = ()) -> bool:
+    """Whether a picture of one thing shows the scene's names, except those in `but`, floor and style."""
     seen, (thing,) = shown(reading), scene.things
-    told = names(thing) | dict(but or {})
+    told = {name: value for name, value in names(thing).items() if name not in but}
     same = seen is not None and all(getattr(seen, name) == value for name, value in told.items())
     return same and reading.whole["floor"] == scene.floor and reading.whole["style"] == scene.style
 

@@ -55,6 +55,47 @@ def test_a_hub_that_is_not_to_be_reached_is_told_of_before_torch_is_imported(wor
     assert "org/name: not wholly in the cache, and http://127.0.0.1:9 is not to be reached" in done.stdout
 
 
+MISTAKEN = """
+import sys, numpy as np
+from PIL import Image
+from unclip import UnCLIP
+from unclip.errors import UnclipError
+
+s, x = UnCLIP.from_pretrained(sys.argv[1], device="cpu"), Image.new("RGB", (20, 20))
+for call in (
+    lambda: s.inpaint(x, np.ones((4, 4)), "a cube"),
+    lambda: s.vary(np.ones((4, 4, 3))),
+    lambda: s.vary(None),
+    lambda: s.vary(x, n="two"),
+    lambda: s.generate("a cube", ["x"]),
+    lambda: s.generate(None, [0]),
+    lambda: s.generate([1, 2], [0, 1]),
+    lambda: s.generate("a cube", [0], batch="3"),
+    lambda: s.text_diff(x, to="a cube", theta="0.3"),
+    lambda: s.interpolate(x, x, frames=2.5),
+    lambda: s.reconstruct(x, components=[2.5]),
+    lambda: s.blend([x, x], weights=["a", 1]),
+):
+    try:
+        call()
+    except UnclipError as error:
+        print(str(error))
+print([one.seed for one in s.generate("a cube", 5, size=16, steps=2)])
+"""
+
+
+def test_values_of_a_wrong_type_are_one_line(folder):
+    """In a process without the tests' type checker, which would be faster with its answer."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", MISTAKEN, str(folder)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    *told, drawn = done.stdout.splitlines()
+    assert len(told) == 12
+    assert all("expected" in line or "is neither" in line for line in told), told
+    assert drawn == "[5]"
+
+
 WITHOUT_STAGES = """
 import sys
 

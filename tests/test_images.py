@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from unclip.errors import UnclipError
-from unclip.images import grid, open_image, read_recipe, resize, save_png, square, to_pil, to_tensor
+from unclip.images import grid, open_image, read_recipe, resize, save_png, square, to_levels, to_pil, to_tensor, upright
 
 from .systems import file_limit
 
@@ -34,6 +34,21 @@ def test_pixels_are_clipped_and_rounded_to_the_nearest_level():
     made = np.array(to_pil(row.expand(3, 1, -1)))[0, :, 0]
     assert made.tolist() == [0, 0, 128, 128, 255, 255]
     assert np.array(to_pil(torch.full((3, 1, 1), 0.0079)))[0, 0, 0] == 129
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "grey"), [(np.int32, 200, 200), (np.int32, 51_400, 200), (np.uint16, 200, 0)]
+)
+def test_grey_of_more_bits_is_scaled_by_what_it_holds(tmp_path, kind, level, grey):
+    """Of 16 bits always; 32 may hold 8 or 16."""
+    Image.fromarray(np.full((8, 8), level, kind)).save(tmp_path / "grey.tif")
+    assert to_levels(open_image(tmp_path / "grey.tif")).unique().tolist() == [grey]
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_colours_times_opacity_are_read(mode):
+    seen = to_levels(upright(Image.new(mode[:-1] + "A", (4, 4), "red" if mode == "RGBa" else (90, 255)).convert(mode)))
+    assert seen[:, 0, 0].tolist() == ([255, 0, 0] if mode == "RGBa" else [90, 90, 90])
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

@@ -96,7 +96,9 @@ def test_texts_are_ends_and_blends_too(system, pictures):
 
 def test_a_text_difference_begins_with_the_picture_and_turns_by_theta(system, pictures):
     (again,) = system.reconstruct(pictures[0], **SMALL)
-    none, some, more = system.text_diff(pictures[0], CAPTIONS[1], CAPTIONS[2], theta=(0.0, 0.25, 0.5), **SMALL)
+    none, some, more = system.text_diff(
+        pictures[0], to=CAPTIONS[1], source_text=CAPTIONS[2], theta=(0.0, 0.25, 0.5), **SMALL
+    )
     assert apart(none, again) <= 1
     angles = [torch.cosine_similarity(one.image_emb, none.image_emb, dim=0).acos().item() for one in (some, more)]
     assert angles[1] == pytest.approx(2 * angles[0], rel=1e-3)
@@ -159,7 +161,7 @@ def test_a_latent_is_decoded_under_the_prompt_it_was_inverted_with(system, pictu
     again = system.decode(latent, **how)
     (same,) = system.vary(latent, seeds=[5], strength=0.0, **how)
     first, _ = system.interpolate(latent, CAPTIONS[1], frames=2, **how)
-    (none,) = system.text_diff(latent, CAPTIONS[1], CAPTIONS[2], theta=0.0, **how)
+    (none,) = system.text_diff(latent, to=CAPTIONS[1], source_text=CAPTIONS[2], theta=0.0, **how)
     assert [apart(one, again) <= 1 for one in (same, first, none)] == [True] * 3
     other = system.invert(pictures[1], CAPTIONS[1], steps=5)
     with pytest.raises(UnclipError, match="different prompts"):
@@ -173,13 +175,15 @@ def test_a_latent_is_decoded_under_the_prompt_it_was_inverted_with(system, pictu
         (lambda s, x: next(s.generate("a cube", [0], init=torch.full((D,), torch.nan))), "finite"),
         (lambda s, x: s.decode(Latent(torch.ones(D), torch.ones(3, 8, 8))), r"x_T is \[3, 8, 8\]"),
         (lambda s, x: s.decode(Latent(torch.ones(D), torch.full((3, 16, 16), torch.inf))), "finite"),
-        (lambda s, x: s.text_diff(x, "a cube", theta=[]), "nothing to draw"),
+        (lambda s, x: s.text_diff(x, to="a cube", theta=[]), "nothing to draw"),
         (lambda s, x: s.reconstruct(x, components=[]), "nothing to draw"),
         (lambda s, x: s.interpolate(x, "a \udcff cube"), "not valid Unicode"),
         (lambda s, x: s.vary("a red cube"), "no such picture"),
         (lambda s, x: s.vary(torch.ones(D)), "expected a picture or a latent"),
         (lambda s, x: s.generate("a cube", [0], init="nosuch"), "no such picture"),
         (lambda s, x: s.inpaint(x, torch.ones(D), "a cube"), "a mask is a picture"),
+        (lambda s, x: s.vary(Image.new("RGB", (0, 5))), "no pixels"),
+        (lambda s, x: s.reconstruct(x, sampler="ddpm"), "sampler = ddpm"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(system, pictures, call, told):
@@ -208,7 +212,7 @@ def test_the_plan_of_a_manipulation_is_what_happens(system, pictures):
         lambda: system.vary(pictures[0], n=3, on_step=count, size=SIZES[0]),
         lambda: system.interpolate(pictures[0], CAPTIONS[0], frames=3, on_step=count, **SMALL),
         lambda: system.blend([CAPTIONS[0], CAPTIONS[1]], [1.0, 1.0], n=2, on_step=count, size=SIZES[0]),
-        lambda: system.text_diff(pictures[0], "a cube", on_step=count, **SMALL),
+        lambda: system.text_diff(pictures[0], to="a cube", on_step=count, **SMALL),
         lambda: system.inpaint(pictures[0], mask, "a cube", n=2, rounds=3, on_step=count, size=SIZES[1]),
     ):
         counted.clear()

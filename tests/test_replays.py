@@ -29,7 +29,7 @@ def test_recipes_replay(system, pictures, tmp_path):
         list(system.interpolate(files[0], str(files[1]), frames=3, **SMALL))[1],
         next(system.interpolate(files[0], CAPTIONS[1], frames=3, noise="fixed", **SMALL)),
         next(system.blend([files[0], CAPTIONS[2]], [1.0, 2.0], seeds=[9], **SMALL)),
-        next(system.text_diff(files[0], CAPTIONS[1], theta=0.3, **SMALL)),
+        next(system.text_diff(files[0], to=CAPTIONS[1], theta=0.3, **SMALL)),
         next(system.inpaint(files[0], tmp_path / "mask.png", CAPTIONS[0], seeds=[2], rounds=2, **SMALL)),
     ]
     for picture in made:

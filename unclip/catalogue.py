@@ -32,6 +32,8 @@ def asked(
     `variations` are the system's own for pictures' variations from fresh noise.
     """
     usual: dict[str, Any] = FAITHFUL if one.inverts(sources) else {}
+    if usual and settings.sampler == "ddpm":
+        raise UnclipError("sampler = ddpm: its noise leads away from a picture's own x_T; leave it out, or give eta")
     if isinstance(one, Variation) and not usual:
         usual = variations.named
     if isinstance(one, Inpainting):

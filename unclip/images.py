@@ -124,9 +124,14 @@ def upright(image: Image.Image, where: str = "the picture") -> Image.Image:
         raise UnclipError(
             f"{where}: its pixels are floating-point numbers of no known range; save it with 8 or 16 bits each"
         )
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255 instead of scaling
-        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    return image
+    if 0 in image.size:
+        raise UnclipError(f"{where}: it has no pixels ({image.width}x{image.height})")
+    if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip at 255 instead of scaling, or of 32
+        levels = np.asarray(image)
+        levels = levels >> 8 if image.mode != "I" or levels.max() > 255 else levels
+        return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    # colours times opacity, which Pillow converts to these alone
+    return image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode]) if image.mode in ("La", "RGBa") else image
 
 
 def save_png(

@@ -3,9 +3,9 @@
 import operator
 import secrets
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 
@@ -16,19 +16,40 @@ from unclip.sources import Given, Source, check_source, check_text, mask_source,
 from unclip.stage import Sampling
 from unclip.version import VERSION
 
-Seeds = Iterable[SupportsIndex]
+Seeds = SupportsIndex | Iterable[SupportsIndex]
+Number = TypeVar("Number", int, float)
 
 
 def numbers(count: int, seeds: Seeds | None) -> list[int]:
-    """The given seeds as numbers, or `count` random ones. Raises UnclipError for none."""
-    found = [secrets.randbelow(2**32) for _ in range(count)] if seeds is None else [operator.index(s) for s in seeds]
+    """The given seeds as numbers, or `count` random ones. Raises UnclipError for none, or what are none."""
+    if seeds is None:
+        found = [secrets.randbelow(2**32) for _ in range(*wholes("n", count))]
+    else:
+        found = wholes("seeds", seeds)
     if not found:
         raise UnclipError("nothing to draw: expected at least one seed")
     return found
 
 
+def several(name: str, values: Any, kind: Callable[[Any], Number] = float) -> list[Number]:
+    """One number or some, each made by `kind`, as a list. Raises UnclipError for what is neither."""
+    try:
+        if isinstance(values, str):
+            raise TypeError
+        return [kind(one) for one in (values if isinstance(values, Iterable) else [values])]
+    except (TypeError, ValueError):
+        raise UnclipError(f"{name} = {values!r}: expected a number or a list of numbers") from None
+
+
+def wholes(name: str, values: Any) -> list[int]:
+    """The same of whole numbers: 2.0 is none."""
+    return several(name, values, operator.index)
+
+
 def pairs(prompts: str | Sequence[str], seeds: Seeds | None) -> list[tuple[str, int]]:
     """One (prompt, seed) per picture. Raises UnclipError when their numbers do not match."""
+    if not isinstance(prompts, Iterable):
+        raise UnclipError(f"prompt = {prompts!r}: expected a text or a list of texts")
     words = [prompts] if isinstance(prompts, str) else list(prompts)
     if not words:
         raise UnclipError("nothing to generate: expected at least one prompt and one seed")
@@ -46,8 +67,8 @@ def pairs(prompts: str | Sequence[str], seeds: Seeds | None) -> list[tuple[str, 
 
 def shares(frames: int) -> list[float]:
     """How far along a path each of its frames is. Raises UnclipError for less than its two ends."""
-    if frames < 2:
-        raise UnclipError(f"frames = {frames}: a path has at least its two ends")
+    if not isinstance(frames, int) or frames < 2:
+        raise UnclipError(f"frames = {frames!r}: expected a whole number; a path has at least its two ends")
     return [k / (frames - 1) for k in range(frames)]
 
 
@@ -55,8 +76,8 @@ def check_work(pictures: int, batch: int) -> None:
     """Raises UnclipError when nothing is to be drawn, or nothing at once."""
     if not pictures:
         raise UnclipError("nothing to draw: expected at least one picture to be asked for")
-    if batch < 1:
-        raise UnclipError(f"batch = {batch}: expected at least 1")
+    if not isinstance(batch, int) or batch < 1:
+        raise UnclipError(f"batch = {batch!r}: expected a whole number of at least 1")
 
 
 def recipe_sources(recipe: Mapping[str, Any], given: Sequence[Given] | None) -> list[Source]:

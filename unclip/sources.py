@@ -81,6 +81,10 @@ def source(given: Given) -> Source:
         return Source(image_emb=given.detach().float().cpu())
     if isinstance(given, Image.Image):
         return Source(levels=to_levels(upright(given)))
+    if not isinstance(given, str | os.PathLike):
+        raise UnclipError(
+            f"a {type(given).__name__}: expected a picture (of PIL: Image.fromarray), a path, a text or a latent"
+        )
     suffix = Path(given).suffix.lower()
     if isinstance(given, str) and not named_files([given]) and not os.path.isfile(given):
         check_text(given)
@@ -113,6 +117,8 @@ def invertible(given: Given) -> Source:
 
 def check_text(text: str) -> None:
     """Raises UnclipError for what no tokenizer can read."""
+    if not isinstance(text, str):
+        raise UnclipError(f"a prompt is {text!r}: expected a text")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise UnclipError("a prompt is not valid Unicode text; give it in the encoding of your terminal, usually UTF-8")
 
@@ -122,8 +128,10 @@ def mask_source(given: Given) -> Source:
 
     Raises UnclipError for a mask without any such pixel.
     """
-    if not isinstance(given, Image.Image | str | Path):
-        raise UnclipError("a mask is a picture or the path of one; a latent or an embedding is neither")
+    if not isinstance(given, Image.Image | str | os.PathLike):
+        raise UnclipError(
+            f"a mask is a picture (of PIL: Image.fromarray) or the path of one; a {type(given).__name__} is neither"
+        )
     where = "the mask" if isinstance(given, Image.Image) else str(given)
     image = upright(given, where) if isinstance(given, Image.Image) else open_image(given)
     alpha = to_levels(image.convert("RGBA").getchannel("A"))[:1]

@@ -21,7 +21,7 @@ from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
 from unclip.noise import Seed, seeded
 from unclip.priors import EmbeddingPrior, OnStep, silent
-from unclip.requests import Seeds, made_by, numbers, pairs, shares
+from unclip.requests import Seeds, made_by, numbers, pairs, several, shares, wholes
 from unclip.settings import BATCH, Settings
 from unclip.sources import Given, Source, invertible, mask_source, opened, picture, source
 from unclip.stage import Stage
@@ -113,7 +113,7 @@ class UnCLIP:
     ) -> Pictures:
         """`frames` pictures from a to b, each a picture or a text, along slerps of embedding and noise (section 3.2).
 
-        With `noise` "inverted" pictures at the ends reconstruct; "fixed" draws all from the seed's x_T.
+        With `noise` "inverted" pictures at the ends reconstruct; "fixed" draws all from the seed's x_T. `steps` are DDIM's.
         """
         jobs = [({"share": share, "noise": noise}, seed) for share in shares(frames)]
         return self.manipulate("interpolate", [source(a), source(b)], jobs, **drawing)
@@ -122,13 +122,14 @@ class UnCLIP:
         self, things: Sequence[Given], weights: Sequence[float], n: int = 4, seeds: Seeds | None = None, **drawing: Any
     ) -> Pictures:
         """Pictures of the weighted spherical mean of any number of pictures' and texts' embeddings."""
-        check_weights(len(things), weights)
-        jobs = [({"weights": [float(weight) for weight in weights]}, seed) for seed in numbers(n, seeds)]
+        check_weights(len(things), weights := several("weights", weights))
+        jobs = [({"weights": weights}, seed) for seed in numbers(n, seeds)]
         return self.manipulate("blend", [source(thing) for thing in things], jobs, **drawing)
 
     def text_diff(
         self,
         image: Given,
+        *,
         to: str,
         source_text: str = DUMMY,
         theta: float | Sequence[float] = (0.15, 0.25, 0.35, 0.5),
@@ -139,8 +140,7 @@ class UnCLIP:
 
         Its noise is the picture's own; `seed` is that of what `eta` and the upsamplers add.
         """
-        thetas = [theta] if isinstance(theta, int | float) else list(theta)
-        jobs = [({"target": to, "source": source_text, "theta": float(one)}, seed) for one in thetas]
+        jobs = [({"target": to, "source": source_text, "theta": one}, seed) for one in several("theta", theta)]
         return self.manipulate("edit", [invertible(image)], jobs, **drawing)
 
     def invert(self, image: Given, prompt: str = "", on_step: OnStep = silent, **settings: Any) -> Latent:
@@ -159,7 +159,7 @@ class UnCLIP:
         self, image: Given, components: Sequence[int] | None = None, prompt: str = "", seed: int = 0, **drawing: Any
     ) -> Pictures:
         """The picture from its own latent pair; or one picture per number of kept principal components (Fig. 7)."""
-        kept = [None] if components is None else components
+        kept = [None] if components is None else wholes("components", components)
         jobs = [({"components": count, "prompt": prompt}, seed) for count in kept]
         return self.manipulate("reconstruct", [invertible(image)], jobs, **drawing)
 

@@ -52,7 +52,7 @@ def picture(seed: int = 0) -> Image.Image:
         lambda system: system.interpolate(picture(), "a dog", frames=2, noise="fixed", prior_steps=2, **FEW),
         lambda system: system.interpolate(picture(), picture(1), frames=2, **FEW),
         lambda system: system.blend([picture(), "a dog"], [1.0, 2.0], n=1, prior_steps=2, **FEW),
-        lambda system: system.text_diff(picture(), "a cat", "a dog", theta=0.3, **FEW),
+        lambda system: system.text_diff(picture(), to="a cat", source_text="a dog", theta=0.3, **FEW),
         lambda system: system.reconstruct(picture(), **FEW),
         lambda system: system.inpaint(
             picture(), Image.new("L", (30, 40), 255), "a dog", n=1, rounds=1, prior_steps=2, **FEW

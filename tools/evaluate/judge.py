@@ -27,9 +27,10 @@ class Verdict(StrEnum):
 def judge(caption: Caption, reading: Reading) -> dict[str, Verdict]:
     """A verdict for every tag that the caption has; a picture without a thing that can be read is UNREADABLE.
 
-    "one object": every named attribute of the only thing. "two objects": colour and shape of both. "binding": the same,
-    where a swap would show. "relation": it holds between the things that fit the two names best; "relation and names":
-    and they do fit. "caption": all that was claimed.
+    "one object": every named attribute of the only thing named ("count" says whether there are more). "two objects":
+    colour and shape of both. "binding": the same, where a swap would show. "relation": it holds between the things that
+    fit the two names best, and decides between those that fit alike; "relation and names": and they do fit. "caption":
+    all that was claimed but the printed words, which figure 16 is about.
     """
     claims = dict(caption.things)
     order = _assigned(caption, claims, reading.things)

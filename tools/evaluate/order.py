@@ -18,7 +18,7 @@ from tools.world.relations import INVERSE, Relation
 from tools.world.scene import Scene, Thing
 from unclip.clip import Clip
 
-SEED = 5  # scenes that no training and no other measure uses
+SEED = 5  # of the split crowded: what probes are fitted to; they are tested on the prompts of another split
 AXES = ("left of", "in front of", "on top of")
 NAMES = {"colour": tuple(palette.COLOURS), "shape": tuple(palette.SHAPES)}
 CLASSES = [len(values) for values in NAMES.values()] * 2

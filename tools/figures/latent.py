@@ -99,6 +99,7 @@ def interpolations(studio: Studio, frames: int = 9) -> Figure:
             if before != after:
                 changes = sum(x != y for x, y in pairwise(values))
                 found[name].append(values[0] == before and values[-1] == after and changes == 1)
+    found = {name: values for name, values in found.items() if values}
     numbers = {f"{name} flips once": share(values) for name, values in found.items()}
     ends = _ends(studio, scenes[:ENDS])
     numbers |= {
@@ -139,7 +140,8 @@ def differences(studio: Studio) -> Figure:
         for scene in studio.scenes(1):
             before, after, target = _changed(scene.things[0], attribute)
             image = studio.renders([scene])
-            drawn = studio.draw(studio.system.text_diff, pil(image[0]), after, before, THETAS, steps=PATHS)
+            how = {"to": after, "source_text": before, "theta": THETAS, "steps": PATHS}
+            drawn = studio.draw(studio.system.text_diff, pil(image[0]), **how)
             seen = studio.read(drawn)
             reached.append([getattr(shown(one), attribute, None) == target for one in seen])
             rest.append([kept(one, scene, [attribute]) for one in seen])

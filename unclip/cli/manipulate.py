@@ -138,7 +138,7 @@ def edit(
     told = {} if source is None else {"source_text": source}
     draw(
         choices,
-        lambda system, drawing: system.text_diff(image, to, theta=thetas, seed=seed, **told, **drawing),
+        lambda system, drawing: system.text_diff(image, to=to, theta=thetas, seed=seed, **told, **drawing),
         Names(stem, [f"{stem}-{theta:g}" for theta in thetas], len(thetas), gif),
         [image],
     )

@@ -1,5 +1,6 @@
 """The README's commands are real: CI runs the test command as it stands there, and the others are understood."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from tools import benchmark, embed, reproduce
 from tools.evaluate import __main__ as evaluate
 from tools.figures import __main__ as figures
+from tools.figures.latent import REACHED
+from tools.figures.studio import NUISANCE
 from tools.reader import __main__ as reader
 from tools.world import __main__ as world
 from unclip.cli import app
@@ -29,7 +32,46 @@ def test_ci_runs_the_readmes_test_command() -> None:
 def test_pictures_are_there_and_nothing_is_left_to_fill_in() -> None:
     for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
         assert (ROOT / path).is_file(), path
-    assert "MINUTES" not in README
+
+
+def told(estimate: dict, digits: int = 1) -> str:
+    """An estimate as the README writes it; a share in percent."""
+    value, low, high = (estimate[key] * (100 if estimate["high"] <= 1 else 1) for key in ("value", "low", "high"))
+    return f"{value:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+
+
+def test_its_figures_numbers_are_those_of_the_last_run() -> None:
+    found = {path.stem: json.loads(path.read_text())["numbers"] for path in (ROOT / "docs/figures").glob("*.json")}
+    names, words = found["variations"]["fresh noise"]["names kept"], " ".join(README.split())
+    assert f"in {told(names)} %" in words
+    varied = [found["variations"]["nuisance, share of what CLIP leaves open"][key]["value"] for key in NUISANCE]
+    assert "{:.0f}, {:.0f} and {:.0f} %".format(*(100 * one for one in varied)) in words
+    assert f"to {told(found['inversion']['250 steps, guidance 1']['PSNR, dB'])} dB" in words
+    ends = "PSNR of both ends with the noises inverted, 4 paths, dB"
+    assert f"to {told(found['interpolations']['paths'][ends])};" in words
+    changed = [100 * found["differences"][key][REACHED]["value"] for key in ("colour", "material", "shape")]
+    assert "{:g} % of those of colour, {:g} % of material and {:g} % of shape".format(*changed) in words
+    steady, painted = found["interpolations"]["paths"]["paths on which all do"], found["inpainting"]["inpainting"]
+    assert f"{100 * steady['value']:g} % of those measured go steadily" in words
+    assert f"as told in {100 * painted['colours and shapes as told']['value']:g} % of those measured" in words
+
+
+def test_its_shares_are_those_of_the_evaluation() -> None:
+    evaluation = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+    rows = {
+        "one object": "one object, ",
+        "two objects": "two objects, ",
+        "relation": "relation, between ",
+        "count": "count",
+    }
+    rows |= {"relation and names": "relation, and ", "caption": "the whole caption, "}
+    for split in ("i.i.d. prompts", "composition split"):
+        table = evaluation.partition(f"## The whole system, {split}\n")[2].partition("\n## ")[0]
+        for tag, start in rows.items():
+            share = re.search(rf"^\| {tag} \| ([\d.]+)% (\([^)]*\))", table, re.MULTILINE)
+            assert share, (split, tag)
+            row = next(line for line in README.splitlines() if line.startswith(f"| {start}"))
+            assert f"| {share[1]} % {share[2]} |" in row, (split, tag)
 
 
 @pytest.mark.slow

@@ -138,6 +138,18 @@ def _embedding(
     return told.text.emb
 
 
+def of_embeddings(
+    system: UnCLIP, prompts: Sequence[Prompt], emb: Float[Tensor, "n d"], keep_image: bool = True
+) -> Float[Tensor, "n 3 64 64"]:
+    """The decoder's pictures of prompts and image embeddings, or of the prompts alone; picture k has seed k."""
+    parts = []
+    for start in range(0, len(prompts), BATCH):
+        told = read(system.clip, [prompt.text for prompt in prompts[start : start + BATCH]])
+        rows = range(start, start + len(told.words))
+        parts.append(decoded(system, told, emb[rows.start : rows.stop].to(told.text.emb), rows, keep_image).cpu())
+    return torch.cat(parts)
+
+
 def decoded(
     system: UnCLIP,
     told: Prompts,

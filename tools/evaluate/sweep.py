@@ -10,14 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tools.evaluate.alignment import judged
-from tools.evaluate.draw import BATCH, decoded, tries
+from tools.evaluate.draw import BATCH, of_embeddings, tries
 from tools.evaluate.fidelity import frechet
 from tools.evaluate.priors import embeddings
 from tools.evaluate.prompts import Prompt
 from tools.evaluate.stats import Estimate
 from tools.reader.net import Reader
 from unclip.choosing import Choice, picked
-from unclip.conditioning import read
 from unclip.settings import Sampler, Settings
 from unclip.system import UnCLIP
 
@@ -55,7 +54,7 @@ def sweep(
             for guidance in GUIDANCE:
                 chosen = system.at(Settings(guidance=guidance, steps=steps, sampler=sampler))
                 began = time.process_time()
-                images = _decoded(chosen, prompts, emb)
+                images = of_embeddings(chosen, prompts, emb)
                 seconds = (time.process_time() - began) / len(prompts)
                 drawn = judged(reader, images, prompts)
                 calls = steps * (1 if guidance == 1 else 2)
@@ -104,12 +103,3 @@ def best(points: Sequence[Point]) -> Point:
     error = (top.right.high - top.right.low) / 4
     near = [point for point in points if point.right.value >= top.right.value - error]
     return min(near, key=lambda point: (point.evaluations, point.frechet))
-
-
-def _decoded(system: UnCLIP, prompts: Sequence[Prompt], emb: Float[Tensor, "n d"]) -> Float[Tensor, "n 3 h w"]:
-    parts = []
-    for start in range(0, len(prompts), BATCH):
-        told = read(system.clip, [prompt.text for prompt in prompts[start : start + BATCH]])
-        rows = range(start, start + len(told.words))
-        parts.append(decoded(system, told, emb[rows.start : rows.stop].to(told.text.emb), rows).cpu())
-    return torch.cat(parts)

@@ -84,7 +84,7 @@ def guidance(studio: Studio) -> Figure:
     for name, image in (("unCLIP", True), ("caption only", False)):
         for scale in SCALES:
             system = studio.system.at(Settings(guidance=scale))
-            images = _decoded(system, asked, emb, image)
+            images = draw.of_embeddings(system, asked, emb, image)
             one = made[name, scale] = _quality(studio, images, asked, real)
             bits[name, scale] = _variety(studio, system, image)
             found[f"{name}, guidance {scale:g}"] = one.numbers | {"bits of variety": mean(bits[name, scale])}
@@ -118,7 +118,7 @@ def steps(studio: Studio) -> Figure:
     for eta in ETAS:
         for number in STEPS:
             system = studio.system.at(Settings(sampler="ddim", steps=number, eta=eta))
-            images = drawn[eta, number] = _decoded(system, asked, emb)
+            images = drawn[eta, number] = draw.of_embeddings(system, asked, emb)
             made[eta, number] = _quality(studio, images, asked, real)
     found = {
         f"eta {eta:g}": {f"{key}, S = {n}": value for n in STEPS for key, value in made[eta, n].numbers.items()}
@@ -146,15 +146,6 @@ def _real(studio: Studio) -> Float[Tensor, "n f"]:
 def _quality(studio: Studio, images: Tensor, asked: Sequence[Prompt], real: Tensor) -> Quality:
     drawn = judged(studio.reader, images, asked)
     return Quality([one["caption"] is Verdict.RIGHT for one in drawn.verdicts], drawn.features, real)
-
-
-def _decoded(system: UnCLIP, asked: Sequence[Prompt], emb: Tensor, image: bool = True) -> Float[Tensor, "n 3 h w"]:
-    parts = []
-    for start in range(0, len(asked), draw.BATCH):
-        told = told_of(system.clip, [one.text for one in asked[start : start + draw.BATCH]])
-        rows = range(start, start + len(told.words))
-        parts.append(draw.decoded(system, told, emb[rows.start : rows.stop].to(told.text.emb), rows, image).cpu())
-    return torch.cat(parts)
 
 
 def _variety(studio: Studio, system: UnCLIP, image: bool, each: int = 40) -> list[float]:

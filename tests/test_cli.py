@@ -45,6 +45,12 @@ def test_nothing_is_overwritten_and_the_same_command_draws_the_same(generate, tm
     assert max(abs(a - b) for a, b in zip(first.tobytes(), again.tobytes(), strict=True)) <= 1
 
 
+def test_one_picture_of_each_prompt_unless_more_are_asked_for(generate, tmp_path):
+    assert len(generate("a red cube", "--seed", 0, "--size", 16)[1].splitlines()) == 1
+    assert len(generate("a cone", "a cube", "--seed", 0, "--size", 16)[1].splitlines()) == 3
+    assert open_image(tmp_path / "out" / "a-cone-grid.png").size == (2 * 16 + 2, 16)
+
+
 def test_several_prompts_make_a_row_each(generate, tmp_path):
     code, out, _ = generate("a red cube", "eine Kugel 球", "-n", 3, "--seed", 0, "--size", 16)
     assert code == 0

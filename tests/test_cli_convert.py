@@ -77,7 +77,7 @@ def test_what_makes_no_sense_is_refused_before_a_download(cli, tmp_path, monkeyp
 
 
 def test_dry_run_plans_and_draws_nothing(cli, folder, tmp_path):
-    code, out, err = cli("generate", "a red cube", "--model", folder, "--out", tmp_path / "out", "--dry-run")
+    code, out, err = cli("generate", "a red cube", "--model", folder, "-n", 4, "--out", tmp_path / "out", "--dry-run")
     assert (code, err) == (0, "")
     rows = [line.split()[0] for line in out.splitlines()]
     assert rows == ["clip", "prior", "decoder", "upsampler-64", "upsampler-256", "weights", "pictures"]

@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -71,24 +70,23 @@ class Choices:
 
 @dataclass(frozen=True, kw_only=True)
 class Several:
-    """Options of commands that draw several pictures of one kind.
+    """Options of commands that may draw several pictures of one kind.
 
     Parameters
     ----------
     number
-        How many pictures; of each prompt, where there are several.
+        How many pictures; of each prompt, where there are several. Default: 1 for generate, 4 for the others.
     seed
         Picture k gets seed + k, and is the same alone or in any batch. Default: a random one, which names the file.
     """
 
-    number: Annotated[PositiveInt, Parameter(name=["--number", "-n"])] = 4
+    number: Annotated[PositiveInt | None, Parameter(name=["--number", "-n"])] = None
     seed: NonNegativeInt | None = None
 
-    @cached_property
-    def seeds(self) -> range:
-        """The pictures' seeds."""
+    def seeds(self, usual: int = 4) -> range:
+        """The pictures' seeds, random ones each time unless the first is set; of `usual` pictures unless told how many."""
         first = secrets.randbelow(2**31) if self.seed is None else self.seed
-        return range(first, first + self.number)
+        return range(first, first + (self.number or usual))
 
 
 Chosen = Annotated[Choices, Parameter(name="*")]

@@ -12,7 +12,7 @@ def generate(
     several: Many = Several(),
     choices: Chosen = Choices(),
 ) -> None:
-    """Draw pictures of prompts: a PNG for each, which holds its recipe, and a grid of all. Nothing is overwritten.
+    """Draw pictures of prompts: a PNG for each, which holds its recipe, and a grid of several. Nothing is overwritten.
 
     Parameters
     ----------
@@ -25,10 +25,11 @@ def generate(
 
     if not prompts:
         raise UnclipError('no prompt given; expected one, as in: unclip generate "a red cube"')
-    words = [prompt for prompt in prompts for _ in several.seeds]
-    seeds = [seed for _ in prompts for seed in several.seeds]
+    own = several.seeds(1)
+    words = [prompt for prompt in prompts for _ in own]
+    seeds = [seed for _ in prompts for seed in own]
     names = [f"{slug(word)}-{seed}" for word, seed in zip(words, seeds, strict=True)]
-    columns = several.number if len(prompts) > 1 else None
+    columns = len(own) if len(prompts) > 1 and len(own) > 1 else None
     draw(
         choices,
         lambda system, drawing: system.generate(words, seeds, init=init, **drawing),

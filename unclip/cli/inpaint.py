@@ -32,7 +32,7 @@ def inpaint(
     """
     draw(
         choices,
-        lambda system, drawing: system.inpaint(image, mask, prompt, seeds=several.seeds, rounds=rounds, **drawing),
+        lambda system, drawing: system.inpaint(image, mask, prompt, seeds=several.seeds(), rounds=rounds, **drawing),
         Names(f"{slug(image.stem)}-{slug(prompt)}"[:60]),
         [image, mask],
     )

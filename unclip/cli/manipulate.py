@@ -41,7 +41,7 @@ def vary(
     """
     draw(
         choices,
-        lambda system, drawing: system.vary(image, seeds=several.seeds, strength=strength, prompt=prompt, **drawing),
+        lambda system, drawing: system.vary(image, seeds=several.seeds(), strength=strength, prompt=prompt, **drawing),
         Names(f"{slug(image.stem)}-variation"),
         [image],
     )
@@ -100,7 +100,7 @@ def blend(
     """
     draw(
         choices,
-        lambda system, drawing: system.blend(things, weights or [1.0] * len(things), seeds=several.seeds, **drawing),
+        lambda system, drawing: system.blend(things, weights or [1.0] * len(things), seeds=several.seeds(), **drawing),
         Names("-".join(slug(Path(thing).stem)[:20] for thing in things)[:60] or "blend"),
         named_files(things),
     )

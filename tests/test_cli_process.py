@@ -75,12 +75,18 @@ for call in (
     lambda: s.interpolate(x, x, frames=2.5),
     lambda: s.reconstruct(x, components=[2.5]),
     lambda: s.blend([x, x], weights=["a", 1]),
+    lambda: s.blend(5, [1]),
+    lambda: s.vary(x, n=[0, 1]),
+    lambda: s.text_diff(x, to="a cube", theta=10**400),
+    lambda: s.reconstruct(x, seed="x"),
+    lambda: s.invert(x, prompt=5),
+    lambda: UnCLIP.from_pretrained(5),
 ):
     try:
         call()
     except UnclipError as error:
         print(str(error))
-print([one.seed for one in s.generate("a cube", 5, size=16, steps=2)])
+print([one.seed for one in s.generate("a cube", np.array(5), np.int64(2), size=16, steps=2)])
 """
 
 
@@ -91,7 +97,7 @@ def test_values_of_a_wrong_type_are_one_line(folder):
     )
     assert done.returncode == 0, done.stderr
     *told, drawn = done.stdout.splitlines()
-    assert len(told) == 12
+    assert len(told) == 18
     assert all("expected" in line or "is neither" in line for line in told), told
     assert drawn == "[5]"
 

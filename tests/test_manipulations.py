@@ -184,6 +184,7 @@ def test_a_latent_is_decoded_under_the_prompt_it_was_inverted_with(system, pictu
         (lambda s, x: s.inpaint(x, torch.ones(D), "a cube"), "a mask is a picture"),
         (lambda s, x: s.vary(Image.new("RGB", (0, 5))), "no pixels"),
         (lambda s, x: s.reconstruct(x, sampler="ddpm"), "sampler = ddpm"),
+        (lambda s, x: s.invert(x, sampler="ddpm"), "sampler = ddpm"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(system, pictures, call, told):

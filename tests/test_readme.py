@@ -29,7 +29,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
-def test_pictures_are_there_and_nothing_is_left_to_fill_in() -> None:
+def test_its_pictures_are_there() -> None:
     for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
         assert (ROOT / path).is_file(), path
 

@@ -12,7 +12,7 @@ from unclip.errors import UnclipError
 from unclip.images import square
 from unclip.latents import Latent, Pca
 from unclip.priors import OnStep, finish, silent
-from unclip.sources import Source
+from unclip.sources import Source, check_text
 
 INVERSION = "inversion"  # the name under which its steps are reported
 
@@ -48,6 +48,7 @@ class Bench:
 
     def latent(self, source: Source, prompt: str = "") -> Latent:
         """The latent pair of a picture, by DDIM inversion under its embedding and `prompt`."""
+        check_text(prompt)
         if source.latent is not None:
             return self._checked(source.latent)
         key = (id(source), prompt)

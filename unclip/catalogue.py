@@ -24,6 +24,15 @@ FAITHFUL: dict[str, Any] = {"sampler": "ddim", "steps": 250, "guidance": 1.0, "t
 """How a latent pair is decoded so that its picture comes back: guidance and clipping lead away from DDIM's path."""
 
 
+def faithful(settings: Settings) -> Settings:
+    """The settings, FAITHFUL where they are open. Raises UnclipError for a sampler that cannot be."""
+    if settings.sampler == "ddpm":
+        raise UnclipError(
+            "sampler = ddpm: its noise leads away from a picture's own x_T; leave the sampler out (eta adds noise)"
+        )
+    return settings.over(FAITHFUL)
+
+
 def asked(
     one: Manipulation, sources: Sequence[Source], settings: Settings, variations: Settings = Settings()
 ) -> Settings:
@@ -31,10 +40,10 @@ def asked(
 
     `variations` are the system's own for pictures' variations from fresh noise.
     """
-    usual: dict[str, Any] = FAITHFUL if one.inverts(sources) else {}
-    if usual and settings.sampler == "ddpm":
-        raise UnclipError("sampler = ddpm: its noise leads away from a picture's own x_T; leave it out, or give eta")
-    if isinstance(one, Variation) and not usual:
+    if one.inverts(sources):
+        settings = faithful(settings)
+    usual: dict[str, Any] = {}
+    if isinstance(one, Variation) and not one.inverts(sources):
         usual = variations.named
     if isinstance(one, Inpainting):
         if settings.sampler not in (None, "ddim"):

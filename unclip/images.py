@@ -128,6 +128,8 @@ def upright(image: Image.Image, where: str = "the picture") -> Image.Image:
         raise UnclipError(f"{where}: it has no pixels ({image.width}x{image.height})")
     if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip at 255 instead of scaling, or of 32
         levels = np.asarray(image)
+        if image.mode == "I" and (levels.min() < 0 or levels.max() > 65535):
+            raise UnclipError(f"{where}: its grey levels go beyond 16 bits; save it with 8 or 16 bits each")
         levels = levels >> 8 if image.mode != "I" or levels.max() > 255 else levels
         return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
     # colours times opacity, which Pillow converts to these alone

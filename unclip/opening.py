@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.devices import pick_device, pick_dtype
+from unclip.errors import UnclipError
 from unclip.folder import assembled
 from unclip.interop.systems import Arithmetic, found
 from unclip.loading import Shelf
@@ -18,6 +19,8 @@ def opened(
     Without `weights`, but with `low_memory`, such a system can be planned with and not drawn with: nothing is downloaded
     but configs.
     """
+    if not isinstance(name, str | Path):
+        raise UnclipError(f"{name!r} is no system: expected a folder or a name, such as demo or karlo")
     where = pick_device(device)
     parts = assembled(found(name, arithmetic, weights), Shelf(where, pick_dtype(dtype, where), low_memory))
     fingerprints = {role: header.fingerprint[:16] for role, header in parts.headers.items()}

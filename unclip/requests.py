@@ -23,7 +23,7 @@ Number = TypeVar("Number", int, float)
 def numbers(count: int, seeds: Seeds | None) -> list[int]:
     """The given seeds as numbers, or `count` random ones. Raises UnclipError for none, or what are none."""
     if seeds is None:
-        found = [secrets.randbelow(2**32) for _ in range(*wholes("n", count))]
+        found = [secrets.randbelow(2**32) for _ in range(whole("n", count))]
     else:
         found = wholes("seeds", seeds)
     if not found:
@@ -33,11 +33,13 @@ def numbers(count: int, seeds: Seeds | None) -> list[int]:
 
 def several(name: str, values: Any, kind: Callable[[Any], Number] = float) -> list[Number]:
     """One number or some, each made by `kind`, as a list. Raises UnclipError for what is neither."""
+    # a tensor without axes is iterable in name only
+    single = not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0
     try:
         if isinstance(values, str):
             raise TypeError
-        return [kind(one) for one in (values if isinstance(values, Iterable) else [values])]
-    except (TypeError, ValueError):
+        return [kind(one) for one in ([values] if single else values)]
+    except (TypeError, ValueError, OverflowError):
         raise UnclipError(f"{name} = {values!r}: expected a number or a list of numbers") from None
 
 
@@ -46,11 +48,27 @@ def wholes(name: str, values: Any) -> list[int]:
     return several(name, values, operator.index)
 
 
+def listed(name: str, values: Any) -> list[Any]:
+    """Several things as a list. Raises UnclipError for a single one."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UnclipError(f"{name} = {values!r}: expected a list")
+    return list(values)
+
+
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """One whole number. Raises UnclipError for what is none, or less than the `least` there may be."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        raise UnclipError(f"{name} = {value!r}: expected a whole number") from None
+    if least is not None and found < least:
+        raise UnclipError(f"{name} = {found}: expected at least {least}")
+    return found
+
+
 def pairs(prompts: str | Sequence[str], seeds: Seeds | None) -> list[tuple[str, int]]:
     """One (prompt, seed) per picture. Raises UnclipError when their numbers do not match."""
-    if not isinstance(prompts, Iterable):
-        raise UnclipError(f"prompt = {prompts!r}: expected a text or a list of texts")
-    words = [prompts] if isinstance(prompts, str) else list(prompts)
+    words = [prompts] if isinstance(prompts, str) else listed("prompts", prompts)
     if not words:
         raise UnclipError("nothing to generate: expected at least one prompt and one seed")
     found = numbers(len(words), seeds)
@@ -67,8 +85,7 @@ def pairs(prompts: str | Sequence[str], seeds: Seeds | None) -> list[tuple[str, 
 
 def shares(frames: int) -> list[float]:
     """How far along a path each of its frames is. Raises UnclipError for less than its two ends."""
-    if not isinstance(frames, int) or frames < 2:
-        raise UnclipError(f"frames = {frames!r}: expected a whole number; a path has at least its two ends")
+    frames = whole("frames", frames, least=2)
     return [k / (frames - 1) for k in range(frames)]
 
 
@@ -76,8 +93,7 @@ def check_work(pictures: int, batch: int) -> None:
     """Raises UnclipError when nothing is to be drawn, or nothing at once."""
     if not pictures:
         raise UnclipError("nothing to draw: expected at least one picture to be asked for")
-    if not isinstance(batch, int) or batch < 1:
-        raise UnclipError(f"batch = {batch!r}: expected a whole number of at least 1")
+    whole("batch", batch, least=1)
 
 
 def recipe_sources(recipe: Mapping[str, Any], given: Sequence[Given] | None) -> list[Source]:

@@ -83,7 +83,7 @@ def source(given: Given) -> Source:
         return Source(levels=to_levels(upright(given)))
     if not isinstance(given, str | os.PathLike):
         raise UnclipError(
-            f"a {type(given).__name__}: expected a picture (of PIL: Image.fromarray), a path, a text or a latent"
+            f"something of type {type(given).__name__}: expected a picture (of PIL: Image.fromarray), a path, a text or a latent"
         )
     suffix = Path(given).suffix.lower()
     if isinstance(given, str) and not named_files([given]) and not os.path.isfile(given):
@@ -130,12 +130,14 @@ def mask_source(given: Given) -> Source:
     """
     if not isinstance(given, Image.Image | str | os.PathLike):
         raise UnclipError(
-            f"a mask is a picture (of PIL: Image.fromarray) or the path of one; a {type(given).__name__} is neither"
+            f"a mask is a picture (of PIL: Image.fromarray) or the path of one; what was given, of type {type(given).__name__}, is neither"
         )
     where = "the mask" if isinstance(given, Image.Image) else str(given)
     image = upright(given, where) if isinstance(given, Image.Image) else open_image(given)
-    alpha = to_levels(image.convert("RGBA").getchannel("A"))[:1]
-    paint = alpha < 128 if bool((alpha < 255).any()) else to_levels(image.convert("L"))[:1] >= 128
+    paint = to_levels(image.convert("RGB").convert("L"))[:1] >= 128
+    if image.has_transparency_data:
+        alpha = to_levels(image.convert("RGBA").getchannel("A"))[:1]
+        paint = alpha < 128 if bool((alpha < 255).any()) else paint
     if not paint.any():
         raise UnclipError(f"{where}: the mask is empty; make white what is to be painted anew")
     levels = (paint.to(torch.uint8) * 255).expand(3, -1, -1)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from unclip import choices, choosing, opening, requests
 from unclip.bench import Bench
-from unclip.catalogue import FAITHFUL, MANIPULATIONS, asked, check_options, check_sources, texts, warn_of_copies
+from unclip.catalogue import MANIPULATIONS, asked, check_options, check_sources, faithful, texts, warn_of_copies
 from unclip.clip import Clip
 from unclip.config import build, to_dict
 from unclip.drawing import Picture, Pictures, Start, drawn
@@ -21,7 +21,7 @@ from unclip.models.decoder import Decoder
 from unclip.models.upsampler import Upsampler
 from unclip.noise import Seed, seeded
 from unclip.priors import EmbeddingPrior, OnStep, silent
-from unclip.requests import Seeds, made_by, numbers, pairs, several, shares, wholes
+from unclip.requests import Seeds, listed, made_by, numbers, pairs, several, shares, whole, wholes
 from unclip.settings import BATCH, Settings
 from unclip.sources import Given, Source, invertible, mask_source, opened, picture, source
 from unclip.stage import Stage
@@ -122,9 +122,9 @@ class UnCLIP:
         self, things: Sequence[Given], weights: Sequence[float], n: int = 4, seeds: Seeds | None = None, **drawing: Any
     ) -> Pictures:
         """Pictures of the weighted spherical mean of any number of pictures' and texts' embeddings."""
-        check_weights(len(things), weights := several("weights", weights))
-        jobs = [({"weights": weights}, seed) for seed in numbers(n, seeds)]
-        return self.manipulate("blend", [source(thing) for thing in things], jobs, **drawing)
+        given, weights = [source(thing) for thing in listed("things", things)], several("weights", weights)
+        check_weights(len(given), weights)
+        return self.manipulate("blend", given, [({"weights": weights}, seed) for seed in numbers(n, seeds)], **drawing)
 
     def text_diff(
         self,
@@ -148,7 +148,7 @@ class UnCLIP:
 
         More `steps` reconstruct better. `prompt` is what the decoder is told beside the embedding.
         """
-        system = self.at(self.resolve(build(Settings, settings, "invert").over(FAITHFUL)))
+        system = self.at(self.resolve(faithful(build(Settings, settings, "invert"))))
         return system._bench(on_step).latent(picture(image), prompt)
 
     def decode(self, latent: Given, eta: float = 0.0, seed: int = 0, **drawing: Any) -> Picture:
@@ -204,7 +204,7 @@ class UnCLIP:
         """A picture for each job, the options of the manipulation `name` and a seed; all methods above end here."""
         requests.check_work(len(jobs), batch)
         check_sources(name, given)
-        made = [(build(MANIPULATIONS[name], options, name), seed) for options, seed in jobs]
+        made = [(build(MANIPULATIONS[name], options, name), whole("seed", seed)) for options, seed in jobs]
         check_options([one for one, _ in made], given, self.pca)
         chosen = self.resolve(asked(made[0][0], given, build(Settings, settings, name), self.config.variations))
         warn_of_strangers(self.config, [*(text for one, _ in made for text in texts(one, given)), chosen.negative])

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tools.evaluate.fidelity import entropy, kernel
+from tools.evaluate.fidelity import entropy, kernel, widened
 from tools.evaluate.stats import apart, jackknife, mean
 from tools.figures.__main__ import FIGURES, figures
 from tools.figures.binding import spelt
@@ -103,13 +103,14 @@ def test_a_jackknife_of_a_mean_is_the_means_interval():
 
 def test_intervals_of_kernel_distances_and_entropies_hold_the_truth():
     """As many as 95 % do; samples drawn again with their copies would never hold it."""
-    rng, held = torch.Generator().manual_seed(3), {"kernel": 0, "entropy": 0}
+    rng, held = torch.Generator().manual_seed(3), {"kernel": 0, "entropy": 0, "coin": 0}
     for _ in range(20):
         a, b = torch.randn(2, 40, 16, generator=rng).unbind()
-        draws = [str(one) for one in torch.randint(6, (40,), generator=rng).tolist()]
+        draws, coins = ([str(one) for one in torch.randint(n, (40,), generator=rng).tolist()] for n in (6, 2))
         found = {
             "kernel": (jackknife(lambda rows, real, a=a, b=b: kernel(b[real], a[rows]), 40, 40), 0.0),
             "entropy": (jackknife(lambda rows, d=draws: entropy([d[k] for k in rows.tolist()]), 40), math.log2(6)),
+            "coin": (widened(jackknife(lambda rows, d=coins: entropy([d[k] for k in rows.tolist()]), 40), 2), 1.0),
         }
         for name, (one, truth) in found.items():
             held[name] += one.low <= truth <= one.high

@@ -16,7 +16,7 @@ from tools.evaluate.judge import Verdict
 from tools.evaluate.prompts import Prompt, prompts
 from tools.evaluate.stats import Estimate, jackknife
 from tools.reader import Reading, read
-from tools.reader.net import Reader
+from tools.reader.net import PER_PICTURE, Reader
 from unclip.checkpoint import read_header
 from unclip.config import build, load
 from unclip.folder import SystemConfig
@@ -134,7 +134,10 @@ def _entropies(readings: Sequence[Reading]) -> dict[str, Estimate]:
     def bits(key: str, rows: torch.Tensor) -> float:
         return fidelity.entropies([readings[k] for k in rows.tolist()])[key]
 
-    return {key: jackknife(partial(bits, key), len(readings)) for key in fidelity.entropies(readings)}
+    thirds = {"across": 3, "along": 3}
+    kinds = {name: len(values) for name, values in PER_PICTURE.items()} | thirds
+    found = {key: jackknife(partial(bits, key), len(readings)) for key in fidelity.entropies(readings)}
+    return {key: fidelity.widened(one, kinds[key]) for key, one in found.items()}
 
 
 def prior(work: Work) -> None:

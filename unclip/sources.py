@@ -82,8 +82,9 @@ def source(given: Given) -> Source:
     if isinstance(given, Image.Image):
         return Source(levels=to_levels(upright(given)))
     if not isinstance(given, str | os.PathLike):
+        kind = type(given).__name__
         raise UnclipError(
-            f"something of type {type(given).__name__}: expected a picture (of PIL: Image.fromarray), a path, a text or a latent"
+            f"a thing of type {kind}: expected a picture (of PIL: Image.fromarray), a path, a text or a latent"
         )
     suffix = Path(given).suffix.lower()
     if isinstance(given, str) and not named_files([given]) and not os.path.isfile(given):
@@ -129,9 +130,8 @@ def mask_source(given: Given) -> Source:
     Raises UnclipError for a mask without any such pixel.
     """
     if not isinstance(given, Image.Image | str | os.PathLike):
-        raise UnclipError(
-            f"a mask is a picture (of PIL: Image.fromarray) or the path of one; what was given, of type {type(given).__name__}, is neither"
-        )
+        kind = type(given).__name__
+        raise UnclipError(f"a mask of type {kind}: expected a picture (of PIL: Image.fromarray) or the path of one")
     where = "the mask" if isinstance(given, Image.Image) else str(given)
     image = upright(given, where) if isinstance(given, Image.Image) else open_image(given)
     paint = to_levels(image.convert("RGB").convert("L"))[:1] >= 128

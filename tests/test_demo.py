@@ -72,7 +72,7 @@ PLAIN = {
 
 
 def test_five_prompts_read_back_right(demo):
-    """The attribute reader, which knows nothing of CLIP, sees what was asked for: in the best of eight, not of 32 as shipped."""
+    """The attribute reader, which knows nothing of CLIP, sees what was asked for: in the best of eight, not of 32."""
     reader = open_reader(located("demo") / "reader.safetensors")
     made = demo.generate([*PLAIN], range(len(PLAIN)), batch=20, size=64, best_of=8)
     drawn = torch.stack([to_tensor(one.image) for one in made])

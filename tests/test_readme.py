@@ -34,16 +34,15 @@ def test_its_pictures_are_there() -> None:
         assert (ROOT / path).is_file(), path
 
 
-def told(estimate: dict, digits: int = 1) -> str:
-    """An estimate as the README writes it; a share in percent."""
-    value, low, high = (estimate[key] * (100 if estimate["high"] <= 1 else 1) for key in ("value", "low", "high"))
-    return f"{value:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+def told(estimate: dict, scale: int = 1) -> str:
+    """An estimate as the README writes it; of a share in percent `scale` is 100."""
+    return f"{scale * estimate['value']:.1f} ± {scale * (estimate['high'] - estimate['low']) / 2:.1f}"
 
 
 def test_its_figures_numbers_are_those_of_the_last_run() -> None:
     found = {path.stem: json.loads(path.read_text())["numbers"] for path in (ROOT / "docs/figures").glob("*.json")}
     names, words = found["variations"]["fresh noise"]["names kept"], " ".join(README.split())
-    assert f"in {told(names)} %" in words
+    assert f"in {told(names, scale=100)} %" in words
     varied = [found["variations"]["nuisance, share of what CLIP leaves open"][key]["value"] for key in NUISANCE]
     assert "{:.0f}, {:.0f} and {:.0f} %".format(*(100 * one for one in varied)) in words
     assert f"to {told(found['inversion']['250 steps, guidance 1']['PSNR, dB'])} dB" in words
